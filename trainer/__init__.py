@@ -1,0 +1,14 @@
+"""Trains Keras models by a loop of its own: fit() with your steps, every callback, same numbers."""
+
+import keras
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"trainer needs Keras on TensorFlow, but its backend is {keras.config.backend()!r}: set the "
+        "environment variable KERAS_BACKEND=tensorflow before keras is first imported."
+    )
+
+from trainer import callbacks  # noqa: E402
+from trainer.custom_trainer import CustomTrainer  # noqa: E402
+
+__all__ = ["CustomTrainer", "callbacks"]

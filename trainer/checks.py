@@ -1,0 +1,133 @@
+"""What is asked of arguments before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from trainer.feeds import Feed
+
+if TYPE_CHECKING:
+    from trainer.loop import Run
+
+
+def known_arguments(method: Callable) -> Callable:
+    """Makes `method` answer an unknown argument with the nearest one that it takes."""
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
+
+    @functools.wraps(method)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
+                raise TypeError(f"{method.__name__} has no argument {name!r}: {mend}")
+        return method(*args, **kwargs)
+
+    return checked
+
+
+def is_model(model: Any) -> None:
+    """Raises TypeError unless `model` is a Keras model."""
+    if not hasattr(model, "compute_loss") or not hasattr(model, "compile"):
+        raise TypeError(
+            f"model is of type {type(model).__name__}: expected a keras.Model, such as "
+            "keras.Sequential([...]) or keras.Model(inputs, outputs)."
+        )
+
+
+def validation_frequency(frequency: int | Sequence[int]) -> None:
+    """Raises ValueError unless `frequency` is a positive number or lists epochs."""
+    if isinstance(frequency, int) and frequency > 0:
+        return
+    if isinstance(frequency, (list, tuple, set)):
+        return
+    raise ValueError(
+        "Expected `validation_freq` to be a list or int. "
+        f"Received: validation_freq={frequency} of the type {type(frequency)}."
+    )
+
+
+def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -> None:
+    """Checks that a feed ends, and warns where an epoch will have fewer than `steps` steps.
+
+    Args:
+        feed: the feed.
+        argument: the name of the argument that `steps` came as.
+        steps: steps an epoch, `None` for as many as there are.
+        epochs: how many epochs there will be.
+
+    Raises:
+        ValueError: the feed is infinite, or empty.
+    """
+    if feed.steps == 0:
+        raise ValueError("The dataset is empty: expected at least one batch.")
+    if steps is None:
+        if feed.infinite:
+            raise ValueError(f"The dataset is infinite: give {argument}, how many batches to take.")
+        return
+    if feed.steps is None or epochs * steps <= feed.steps or feed.steps % steps == 0:
+        return
+    short = feed.steps if steps > feed.steps else feed.steps % steps
+    warnings.warn(
+        f"{argument}={steps}, but a pass through the data has {feed.steps} batches, so epochs end "
+        f"early, after {short} steps: give {argument}={feed.steps}, or a dataset with .repeat().",
+        stacklevel=6,
+    )
+
+
+def logs(logs: Any, step: str) -> dict[str, Any]:
+    """Returns what a step returned, if that can be logged.
+
+    Raises:
+        TypeError: it is no dict.
+        ValueError: a key begins with `val_`.
+    """
+    if not isinstance(logs, dict):
+        raise TypeError(
+            f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such as "
+            "{'loss': loss}."
+        )
+    for key in logs:
+        if str(key).startswith("val_"):
+            raise ValueError(
+                f"{step} returned the log key {key!r}: val_ is put before the keys of validation; "
+                f"call it {str(key)[4:]!r}."
+            )
+    return logs
+
+
+def monitors(
+    callbacks: Iterable[keras.callbacks.Callback], run: Run, epoch: int, validation: Run | None
+) -> None:
+    """Warns of callbacks that monitor a log key which this run will not have."""
+    monitoring = [c for c in callbacks if isinstance(getattr(c, "monitor", None), str)]
+    if not monitoring:
+        return
+    keys = _log_keys(run, epoch)
+    val_keys = _log_keys(validation, 0) if validation is not None else set()
+    if keys is None or val_keys is None:
+        return
+    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys)]
+    for callback in monitoring:
+        if callback.monitor not in known:
+            mend = ""
+            if callback.monitor.startswith("val_") and validation is None:
+                mend = ", or give validation_data"
+            warnings.warn(
+                f"{type(callback).__name__} monitors {callback.monitor!r}, which the logs do not "
+                f"have: monitor one of {', '.join(known)}{mend}.",
+                stacklevel=5,
+            )
+
+
+def _log_keys(run: Run, epoch: int) -> set[str] | None:
+    run.feed.rewind(epoch)
+    spec = run.program.output_spec(run.feed)
+    return set(spec) if isinstance(spec, dict) else None

@@ -1,0 +1,437 @@
+"""`CustomTrainer`: fit, evaluate and predict for a Keras model."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from trainer import checks, loop
+from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
+from trainer.errors import placed
+from trainer.feeds import Feed, class_weights, open_feed, split_rows, tensors
+from trainer.hooks import Hooks, Mode, callback_list, python_logs
+from trainer.outputs import concatenated
+from trainer.program import PredictProgram, Program
+from trainer.steps import Steps
+from trainer.watching import group_length
+
+
+class CustomTrainer(Steps):
+    """Trains, evaluates and runs a Keras model as `model.fit` does, by a loop of its own.
+
+    The trainer owns the loop, the steps and the metrics' lifecycle; the model stays a plain
+    `keras.Model`. A new algorithm is a subclass that overrides `train_step`, `test_step`,
+    `predict_step`, `compute_loss` or `metrics`.
+
+    ```python
+    trainer = CustomTrainer(model, optimizer="adam", loss="mse", metrics=["mae"])
+    history = trainer.fit(x, y, epochs=3, validation_split=0.1)
+    ```
+
+    Args:
+        model: the model. If it is compiled, nothing else is needed.
+        optimizer: as `model.compile` takes it; this and the next four compile the model. What a
+            compiled model has for optimizer, loss and loss weights stays where nothing is given.
+        loss: as `model.compile` takes it.
+        metrics: as `model.compile` takes it.
+        loss_weights: as `model.compile` takes it.
+        weighted_metrics: as `model.compile` takes it.
+        run_eagerly: whether to run steps as plain Python, for a debugger.
+        jit_compile: whether XLA compiles the steps, or `"auto"`, as in `model.compile`.
+        steps_per_execution: steps in one call; batch hooks then come once for so many steps.
+        seed: seed of the order of shuffled arrays, 0 or more. Without one it follows from the state
+            of Python's `random`, and so from `keras.utils.set_random_seed`.
+
+    Attributes:
+        model: the model.
+        seed: the seed.
+        step: training steps taken so far, over all calls.
+        epoch: epochs trained so far, over all calls; no less than a fit's `initial_epoch`.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool | None = None,
+        jit_compile: bool | str | None = None,
+        steps_per_execution: int | None = None,
+        seed: int | None = None,
+    ):
+        checks.is_model(model)
+        self.model = model
+        self.seed = _seed_of_random_state() if seed is None else int(seed)
+        self.step = 0
+        self.epoch = 0
+        self._programs: dict[Mode, tuple[tuple, Program]] = {}
+        arguments = {
+            "optimizer": optimizer,
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+        }
+        settings = {
+            "run_eagerly": run_eagerly,
+            "jit_compile": jit_compile,
+            "steps_per_execution": steps_per_execution,
+        }
+        _compile(model, _given(arguments), _given(settings))
+
+    @property
+    def optimizer(self) -> keras.Optimizer:
+        """The model's optimizer."""
+        return self.model.optimizer
+
+    @checks.known_arguments
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | str = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model for a number of epochs. Arguments, defaults and result are Keras's.
+
+        Args:
+            x: inputs: an array of shape `(rows, ...)`, a structure of arrays, or a source of
+                batches: `tf.data.Dataset`, `keras.utils.PyDataset`, generator, torch `DataLoader`,
+                grain dataset.
+            y: targets, an array or a structure of arrays with as many rows; sources yield theirs.
+            batch_size: rows a batch, for arrays; 32 by default.
+            epochs: the epoch to end before, counted from 0.
+            verbose: 0 is silent, 1 a bar an epoch, 2 a line an epoch; `"auto"` is a bar on a
+                terminal or in a notebook, lines elsewhere.
+            callbacks: `keras.callbacks.Callback` objects, or a `CallbackList`.
+            validation_split: share of the rows, the last ones, to hold out for validation.
+            validation_data: data to evaluate on after an epoch, arrays as `(x, y)` or
+                `(x, y, sample_weight)`, or a source.
+            shuffle: `True` takes arrays and `PyDataset` batches in a new order each epoch, which
+                follows from the trainer's seed and epoch; `"batch"` mixes the rows of each batch.
+            class_weight: weight of the loss by class number.
+            sample_weight: weight of the loss by row, for arrays.
+            initial_epoch: the epoch to begin with.
+            steps_per_epoch: batches an epoch; by default all that the data have.
+            validation_steps: batches a validation; by default all.
+            validation_batch_size: rows a batch of validation; `batch_size` by default.
+            validation_freq: validate after every so many epochs, or after the listed ones, which
+                count from 1.
+
+        Returns:
+            The `History`, its `history` a list of values an epoch by log key.
+
+        Raises:
+            ValueError: the model is not compiled, or the data or an argument does not fit; before
+                any weight changes.
+        """
+        self._check_compiled("fit", "train_step")
+        checks.validation_frequency(validation_freq)
+        epochs = _limited("epochs", epochs, keras.config.max_epochs())
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = split_rows(
+                (x, y, sample_weight), validation_split
+            )
+        training = self._opened(
+            "steps_per_epoch",
+            (x, y, sample_weight),
+            steps=steps_per_epoch,
+            epochs=epochs - initial_epoch,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            class_weight=class_weight,
+        )
+        held_out = contextlib.nullcontext((None, None))
+        if validation_data is not None:
+            held_out = self._opened(
+                "validation_steps",
+                keras.utils.unpack_x_y_sample_weight(validation_data),
+                steps=validation_steps,
+                batch_size=validation_batch_size or batch_size,
+            )
+        with training as (feed, steps), held_out as (val_feed, val_steps):
+            shown_steps = steps or feed.steps
+            with self._hooks(callbacks, verbose, shown_steps, epochs, add_history=True) as hooks:
+                loop.train(
+                    self,
+                    self._run("train", feed, hooks, steps),
+                    epochs=epochs,
+                    initial_epoch=initial_epoch,
+                    validation=val_feed and self._run("test", val_feed, hooks, val_steps),
+                    validation_freq=validation_freq,
+                )
+        return self.model.history
+
+    @checks.known_arguments
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | dict[str, float]:
+        """Returns the loss and the metrics on given data. Arguments and result are Keras's.
+
+        Args:
+            x: inputs, as `fit` takes them.
+            y: targets, as `fit` takes them.
+            batch_size: rows a batch, for arrays; 32 by default.
+            verbose: 0 is silent, 1 a bar, 2 a line, `"auto"` as in `fit`.
+            sample_weight: weight of the loss by row, for arrays.
+            steps: how many batches to take; by default all.
+            callbacks: `keras.callbacks.Callback` objects, or a `CallbackList`.
+            return_dict: whether to return a dict by log key.
+
+        Returns:
+            A dict, or a list in the order of the metrics, or the loss alone where that is all.
+
+        Raises:
+            ValueError: the model is not compiled, or the data or an argument does not fit.
+        """
+        self._check_compiled("evaluate", "test_step")
+        data = (x, y, sample_weight)
+        with self._opened("steps", data, steps=steps, batch_size=batch_size) as (feed, steps):
+            with self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
+                logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
+        return logs if return_dict else self._in_order(logs)
+
+    @checks.known_arguments
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Returns the model's outputs for given inputs. Arguments and result are Keras's.
+
+        Args:
+            x: inputs, as `fit` takes them; targets that a source yields are passed over.
+            batch_size: rows a batch, for arrays; 32 by default.
+            verbose: 0 is silent, 1 a bar, 2 a line, `"auto"` as in `fit`.
+            steps: how many batches to take; by default all.
+            callbacks: `keras.callbacks.Callback` objects, or a `CallbackList`.
+
+        Returns:
+            NumPy arrays with a row for each row of `x`, in the structure of the model's outputs;
+            `tf.RaggedTensor` where the batches' shapes differ.
+
+        Raises:
+            ValueError: the data or an argument does not fit.
+        """
+        data = (x, None, None)
+        with self._opened("steps", data, steps=steps, batch_size=batch_size) as (feed, steps):
+            with self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
+                outputs = loop.predict(self, self._run("predict", feed, hooks, steps))
+        return concatenated(outputs)
+
+    @checks.known_arguments
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> float | list[float] | dict[str, float]:
+        """Trains on one batch. Arguments and result are Keras's.
+
+        Args:
+            x: inputs of the batch.
+            y: targets of the batch.
+            sample_weight: weight of the loss by row.
+            class_weight: weight of the loss by class number.
+            return_dict: whether to return a dict by log key.
+
+        Returns:
+            The batch's loss and metrics, as `evaluate` returns them.
+
+        Raises:
+            ValueError: the model is not compiled, or an argument does not fit.
+        """
+        self._check_compiled("train_on_batch", "train_step")
+        if class_weight is not None:
+            if sample_weight is not None:
+                raise ValueError(
+                    "class_weight and sample_weight were both given: give one of them."
+                )
+            sample_weight = class_weights(y, class_weight)
+        logs = self._on_batch("train", (x, y, sample_weight))
+        self.count(1)
+        return logs if return_dict else self._in_order(logs)
+
+    @checks.known_arguments
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> float | list[float] | dict[str, float]:
+        """Evaluates one batch. Arguments, result and errors as in `train_on_batch`."""
+        self._check_compiled("test_on_batch", "test_step")
+        logs = self._on_batch("test", (x, y, sample_weight))
+        return logs if return_dict else self._in_order(logs)
+
+    @checks.known_arguments
+    def predict_on_batch(self, x: Any) -> Any:
+        """Returns the model's outputs for one batch, a structure of NumPy arrays."""
+        return concatenated([self._program("predict").run_on_batch(tensors((x,)))])
+
+    def count(self, steps: int) -> None:
+        """Adds `steps` to the training steps taken so far."""
+        self.step += steps
+
+    def _on_batch(self, mode: Mode, batch: tuple) -> dict[str, float]:
+        self.reset_metrics()
+        with placed(f"step {self.step}"):
+            return python_logs(self._program(mode).run_on_batch(tensors(batch)))
+
+    @contextlib.contextmanager
+    def _opened(
+        self, argument: str, data: tuple, *, steps: int | None, epochs: int = 1, **how: Any
+    ) -> Iterator[tuple[Feed, int | None]]:
+        """Opens the feed of `data`, checked to have the `steps` that `argument` asks for."""
+        steps = _limited(argument, steps, keras.config.max_steps_per_epoch())
+        feed = open_feed(
+            *data,
+            steps=steps,
+            most=steps and steps * epochs,
+            seed=self.seed,
+            strategy=self.model.distribute_strategy,
+            **how,
+        )
+        with contextlib.closing(feed):
+            checks.enough_data(feed, argument, steps, epochs)
+            yield feed, steps
+
+    @contextlib.contextmanager
+    def _hooks(
+        self,
+        callbacks: Any,
+        verbose: int | str,
+        steps: int | None,
+        epochs: int = 1,
+        add_history: bool = False,
+    ) -> Iterator[Hooks]:
+        bar = None if verbose == 0 or replaces_bar(callbacks) else ProgressBar()
+        params = {"verbose": verbose, "epochs": epochs, "steps": steps}
+        hooks = Hooks(callback_list(callbacks, self.model, params, bar, add_history))
+        try:
+            yield hooks
+        finally:
+            for callback in hooks.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()
+
+    def _run(self, mode: Mode, feed: Feed, hooks: Hooks, steps: int | None) -> loop.Run:
+        return loop.Run(mode, self._program(mode), feed, hooks, steps, group_length(self.model))
+
+    def _program(self, mode: Mode) -> Program:
+        """Returns the compiled step of `mode`, a new one if the model was compiled since."""
+        model = self.model
+        made_by = (_compile_mark(model), model.run_eagerly, model.jit_compile)
+        if mode not in self._programs or self._programs[mode][0] != made_by:
+            kind = PredictProgram if mode == "predict" else Program
+            program = kind(
+                getattr(self, f"{mode}_step") if mode == "predict" else self._logging_step(mode),
+                strategy=model.distribute_strategy,
+                run_eagerly=model.run_eagerly,
+                jit_compile=model.jit_compile,
+            )
+            self._programs[mode] = (made_by, program)
+        return self._programs[mode][1]
+
+    def _logging_step(self, mode: Mode) -> Callable[[Any], dict[str, Any]]:
+        step = getattr(self, f"{mode}_step")
+
+        def logging_step(batch: Any) -> dict[str, Any]:
+            return checks.logs(step(batch), f"{mode}_step")
+
+        return logging_step
+
+    def _check_compiled(self, method: str, step: str) -> None:
+        """Raises an error if the step is Keras's own and the model was never compiled."""
+        own_step = getattr(type(self), step) is not getattr(Steps, step)
+        if not own_step and not self.model.compiled:
+            raise ValueError(
+                f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "
+                "call model.compile(optimizer=..., loss=...) first."
+            )
+
+    def _in_order(self, logs: dict[str, float]) -> float | list[float]:
+        """Returns the values of `logs` in the order of the metrics, further keys last."""
+        names = []
+        for metric in self.metrics:
+            # What `compile` makes of `metrics` is one metric with a list of its own.
+            names.extend(part.name for part in getattr(metric, "metrics", None) or [metric])
+        ordered = [name for name in names if name in logs]
+        ordered += [key for key in sorted(logs) if key not in names]
+        values = [logs[name] for name in ordered]
+        return values[0] if len(values) == 1 else values
+
+
+def _compile(model: keras.Model, arguments: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compiles `model` with `arguments`, or only applies `settings` where there are none."""
+    if not arguments:
+        for name, value in settings.items():
+            # None is how the property is told to work "auto" out.
+            setattr(model, name, None if value == "auto" else value)
+        return
+    if model.compiled:
+        kept = {"optimizer": model.optimizer}
+        if "loss" not in arguments:
+            kept |= {"loss": model.loss}
+            kept |= _given({"loss_weights": model.get_compile_config().get("loss_weights")})
+        arguments = {**kept, **arguments}
+    with model.distribute_strategy.scope():
+        model.compile(**arguments, **settings)
+
+
+def _compile_mark(model: keras.Model) -> Any:
+    # `compile` makes a new loss tracker, the first metric, each time.
+    return keras.Model.metrics.fget(model)[0] if model.compiled else None
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _limited(name: str, value: int | None, limit: int | None) -> int | None:
+    """Returns `value`, or Keras's own limit for short test runs where that is lower."""
+    if not limit or (value and value <= limit):
+        return value
+    warnings.warn(f"Limiting {name} to {limit}, as keras.config asks.", stacklevel=4)
+    return limit
+
+
+def _seed_of_random_state() -> int:
+    # Peeks, so that whoever draws from `random` gets the numbers he would under `model.fit`.
+    state = random.getstate()
+    seed = random.getrandbits(32)
+    random.setstate(state)
+    return seed

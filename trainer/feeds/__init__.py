@@ -1,0 +1,181 @@
+"""Feeds: batches with a length and a position, whatever the data come as."""
+
+from __future__ import annotations
+
+import collections.abc
+import math
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.feeds.arrays import ArrayFeed
+from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
+from trainer.feeds.feed import Batch, Feed
+from trainer.feeds.iterables import (
+    GeneratorFeed,
+    IteratorFeed,
+    MemmapFeed,
+    PyDatasetFeed,
+    class_weights,
+)
+from trainer.feeds.rows import row_count, split_rows
+from trainer.feeds.tensors import as_array, is_array, tensors
+
+__all__ = ["Batch", "Feed", "class_weights", "open_feed", "split_rows", "tensors"]
+
+tree = keras.tree
+
+
+def open_feed(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    most: int | None = None,
+    shuffle: bool | str = False,
+    class_weight: dict[int, float] | None = None,
+    seed: int = 0,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Feed:
+    """Returns the feed for data given as `fit`, `evaluate` and `predict` take them.
+
+    Args:
+        x: arrays, a structure of arrays, or a source of batches.
+        y: targets, for arrays only.
+        sample_weight: weights of the rows, for arrays only.
+        batch_size: rows a batch, for arrays only; 32 where neither it nor `steps` is given.
+        steps: steps an epoch; arrays without a `batch_size` are cut into so many batches.
+        most: how many batches will be asked for in all, `None` where that is open.
+        shuffle: as `fit` takes it.
+        class_weight: as `fit` takes it.
+        seed: seed of the order of arrays and of `keras.utils.PyDataset`.
+        strategy: splits each batch among its replicas.
+
+    Raises:
+        ValueError: the data are of no known kind, or an argument does not go with them.
+    """
+    if all(is_array(leaf) for leaf in tree.flatten((x, y, sample_weight))):
+        if x is None:
+            raise ValueError("x is missing: give arrays, a tf.data.Dataset or a source of batches.")
+        feed = _array_feed(x, y, sample_weight, batch_size, steps, shuffle, class_weight, seed)
+    else:
+        kind = _kind(x)
+        _refuse(kind, y=y, sample_weight=sample_weight)
+        feed = _source_feed(kind, x, most, shuffle, class_weight, seed)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        return ReplicatedFeed(feed, strategy)
+    return feed
+
+
+def _array_feed(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    batch_size: int | None,
+    steps: int | None,
+    shuffle: bool | str,
+    class_weight: dict[int, float] | None,
+    seed: int,
+) -> Feed:
+    rows = row_count(tree.map_structure(as_array, (x, y, sample_weight)))
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise ValueError("class_weight and sample_weight were both given: give one of them.")
+        if tree.is_nested(y):
+            raise ValueError("class_weight is for a single target; y has several.")
+        sample_weight = class_weights(y, class_weight)
+    elif sample_weight is not None:
+        sample_weight = _weights_per_target(y, sample_weight)
+    data = (x, y) if sample_weight is None else (x, y, sample_weight)
+    data = data if y is not None or len(data) == 3 else (x,)
+    batch_size = batch_size or (math.ceil(rows / steps) if steps else 32)
+    on_disk = any(_is_memmap(leaf) for leaf in tree.flatten(data))
+    return (MemmapFeed if on_disk else ArrayFeed)(data, batch_size, shuffle, seed)
+
+
+def _weights_per_target(y: Any, sample_weight: Any) -> Any:
+    if not tree.is_nested(y):
+        return sample_weight
+    if isinstance(sample_weight, (list, tuple, dict)):
+        try:
+            tree.assert_same_structure(y, sample_weight)
+        except ValueError as error:
+            raise ValueError(
+                "sample_weight and y differ in structure: give one array of weights for all "
+                f"targets, or one for each in the structure of y. {error}"
+            ) from None
+        return sample_weight
+    shape = tuple(sample_weight.shape)
+    if len(shape) > 1 and shape[1:] != (1,):
+        raise ValueError(
+            f"sample_weight has shape {shape} for several targets: give one weight a row, of shape "
+            f"({shape[0]},), or one array for each target in the structure of y."
+        )
+    return tree.map_structure(lambda _: sample_weight, y)
+
+
+def _is_memmap(value: Any) -> bool:
+    while isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap):
+            return True
+        value = value.base
+    return False
+
+
+def _kind(x: Any) -> str:
+    """Returns what messages call the kind of source `x` is."""
+    distributed = (tf.distribute.DistributedDataset,)
+    if isinstance(x, (tf.data.Dataset, *distributed)):
+        return "tf.data.Dataset"
+    if isinstance(x, keras.utils.PyDataset):
+        return "PyDataset"
+    if _is_of(x, "torch.utils.data", "DataLoader"):
+        return "torch DataLoader"
+    if _is_of(x, "grain", "MapDataset", "IterDataset", "DataLoader"):
+        return "grain dataset"
+    if isinstance(x, collections.abc.Iterator):
+        return "generator"
+    raise ValueError(
+        f"x is of type {type(x).__name__}: expected arrays, a structure of arrays, a "
+        "tf.data.Dataset, a keras.utils.PyDataset, a generator, a torch DataLoader or a grain "
+        "dataset; for nested Python lists of numbers, call numpy.array on them first."
+    )
+
+
+def _is_of(x: Any, module: str, *names: str) -> bool:
+    # A library that was never imported has made no object.
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(x, tuple(getattr(loaded, name) for name in names))
+
+
+def _refuse(kind: str, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} was given beside a {kind}: let the {kind} yield "
+                "(x, y) or (x, y, sample_weight) instead."
+            )
+
+
+def _source_feed(
+    kind: str,
+    x: Any,
+    most: int | None,
+    shuffle: bool | str,
+    class_weight: dict[int, float] | None,
+    seed: int,
+) -> Feed:
+    if kind == "PyDataset":
+        return PyDatasetFeed(x, bool(shuffle), seed, class_weight)
+    if kind == "tf.data.Dataset":
+        return DatasetFeed(x if class_weight is None else weigh_classes(x, class_weight))
+    _refuse(kind, class_weight=class_weight)
+    if kind == "generator":
+        return GeneratorFeed(x, most)
+    has_length = kind == "torch DataLoader" and hasattr(x.dataset, "__len__")
+    return IteratorFeed(lambda: iter(x), len(x) if has_length else None)

@@ -1,0 +1,123 @@
+"""`tf.data` as a feed: the iterator is read inside the graph."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from trainer.feeds.feed import Batch, Feed
+
+
+class IteratorSource(NamedTuple):
+    """A `tf.data` iterator, or one that `tf.distribute` made."""
+
+    iterator: Any
+
+    def take(self, step: tf.Tensor) -> Batch:
+        """Returns the next batch.
+
+        Raises:
+            tf.errors.OutOfRangeError: there is none.
+        """
+        return self.iterator.get_next()
+
+    def take_if_any(self) -> tf.experimental.Optional:
+        """Returns the next batch, or an empty optional at the end of the data."""
+        return self.iterator.get_next_as_optional()
+
+
+class DatasetFeed(Feed):
+    """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`."""
+
+    def __init__(self, dataset: Any):
+        cardinality = dataset.cardinality
+        # A method of a dataset, a number on a distributed one.
+        count = int(cardinality() if callable(cardinality) else cardinality)
+        self.dataset = dataset
+        self.steps = count if count >= 0 else None
+        self.infinite = count == tf.data.INFINITE_CARDINALITY
+
+    def _start_pass(self, epoch: int) -> None:
+        self.source = IteratorSource(iter(self.dataset))
+
+    def batch_spec(self) -> Any:  # noqa: D102
+        return self.dataset.element_spec
+
+
+class ReplicatedFeed(Feed):
+    """Batches of another feed, each split among the replicas of a strategy."""
+
+    def __init__(self, feed: Feed, strategy: tf.distribute.Strategy):
+        self._feed = feed
+        self._strategy = strategy
+        self.steps = feed.steps
+        self.infinite = feed.infinite
+
+    def _start_pass(self, epoch: int) -> None:
+        self._feed.rewind(epoch)
+        replicated = self._strategy.experimental_distribute_dataset(self._dataset())
+        self.source = IteratorSource(iter(replicated))
+
+    def batch_spec(self) -> Any:  # noqa: D102
+        return self._feed.batch_spec()
+
+    def epoch_began(self) -> None:  # noqa: D102
+        self._feed.epoch_began()
+
+    def epoch_ended(self) -> None:  # noqa: D102
+        self._feed.epoch_ended()
+
+    def close(self) -> None:  # noqa: D102
+        self._feed.close()
+
+    def _dataset(self) -> tf.data.Dataset:
+        if isinstance(self._feed, DatasetFeed):
+            return self._feed.dataset
+        return tf.data.Dataset.from_generator(
+            self._remaining_batches, output_signature=self._feed.batch_spec()
+        )
+
+    def _remaining_batches(self) -> Any:
+        while True:
+            try:
+                yield self._feed.next()
+            except StopIteration:
+                return
+
+
+def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
+    """Returns `dataset` with the weight of each row's class as its sample weight.
+
+    Args:
+        dataset: yields `(x, y)`, `y` class numbers of shape `(n,)` or `(n, 1)` or one-hot rows.
+        class_weight: weight by class number; classes without one weigh 1.
+
+    Raises:
+        ValueError: the dataset has sample weights already or several targets.
+    """
+    weights = tf.constant(
+        [class_weight.get(number, 1.0) for number in range(max(class_weight) + 1)],
+        keras.config.floatx(),
+    )
+
+    def weigh(*batch: Any) -> tuple:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if sample_weight is not None:
+            raise ValueError(
+                "class_weight was given for a dataset that yields sample weights: give one of them."
+            )
+        if keras.tree.is_nested(y):
+            raise ValueError("class_weight is for a single target; the dataset yields several.")
+        return x, y, tf.gather(weights, _class_numbers(y))
+
+    return dataset.map(weigh).prefetch(tf.data.AUTOTUNE)
+
+
+def _class_numbers(y: tf.Tensor) -> tf.Tensor:
+    if y.shape.rank == 1:
+        return tf.cast(tf.round(y), tf.int32)
+    if y.shape[-1] == 1:
+        return tf.cast(tf.round(tf.squeeze(y, axis=-1)), tf.int32)
+    return tf.argmax(y, axis=-1, output_type=tf.int32)

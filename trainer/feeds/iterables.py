@@ -1,0 +1,250 @@
+"""Python sources as feeds: batches fetched ahead in threads or processes while a step runs."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainer.feeds.feed import Batch, Feed
+from trainer.feeds.rows import row_count, row_order
+from trainer.feeds.tensors import as_array, as_floatx, as_tensor, spec_of
+
+tree = keras.tree
+_AHEAD = 2  # batches fetched before they are asked for, where the source does not say
+_END = object()
+
+
+class IterableFeed(Feed):
+    """Batches that Python hands out one by one; each kind of source says how a pass starts."""
+
+    def __init__(self, pool: concurrent.futures.Executor, ahead: int = _AHEAD):
+        self._pool = pool
+        self._ahead = ahead
+        self._batches: Iterator[Batch] = iter(())
+        self._peeked: Batch | None = None
+
+    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:
+        """Returns the calls that fetch the batches of a pass, in their order."""
+        raise NotImplementedError
+
+    def _start_pass(self, epoch: int) -> None:
+        self._batches, self._peeked = self._fetched(self.calls(epoch)), None
+
+    def next(self) -> Batch:  # noqa: D102
+        batch = self._peek()
+        self._peeked = None
+        self.position += 1
+        return batch
+
+    def batch_spec(self) -> Any:  # noqa: D102
+        return tree.map_structure(spec_of, self._peek())
+
+    def close(self) -> None:  # noqa: D102
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _peek(self) -> Batch:
+        if self._peeked is None:
+            self._peeked = next(self._batches)
+        return self._peeked
+
+    def _fetched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Batch]:
+        pending: collections.deque = collections.deque()
+        try:
+            for call in calls:
+                pending.append(self._pool.submit(call))
+                if len(pending) > self._ahead:
+                    yield self._ready(pending.popleft().result())
+            while pending:
+                yield self._ready(pending.popleft().result())
+        finally:
+            for fetch in pending:
+                fetch.cancel()
+
+    def _ready(self, batch: Any) -> Batch:
+        if isinstance(batch, list):
+            batch = tuple(batch)
+        return tree.map_structure(as_tensor, batch)
+
+
+class IteratorFeed(IterableFeed):
+    """Batches of a loader that can be iterated over again, or of a generator that cannot.
+
+    Args:
+        start: called for each pass, returns an iterator over its batches.
+        steps: batches in a pass, `None` where that is not known.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[Any]], steps: int | None = None):
+        super().__init__(concurrent.futures.ThreadPoolExecutor(1))
+        self._start = start
+        self.steps = steps
+
+    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
+        return itertools.repeat(functools.partial(next, self._start(), _END))
+
+    def _fetched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Batch]:
+        return itertools.takewhile(lambda batch: batch is not _END, super()._fetched(calls))
+
+    def _ready(self, batch: Any) -> Batch:
+        return batch if batch is _END else super()._ready(batch)
+
+
+class GeneratorFeed(IteratorFeed):
+    """Batches of a generator, which lives once: a new pass goes on where the last one stopped.
+
+    Args:
+        generator: yields batches.
+        most: how many batches will be asked for, so that none is fetched in vain.
+    """
+
+    def __init__(self, generator: Iterator[Any], most: int | None):
+        super().__init__(lambda: itertools.islice(generator, most))
+        self._batches = super()._fetched(super().calls(epoch=0))
+
+    def _start_pass(self, epoch: int) -> None:
+        pass
+
+
+class PyDatasetFeed(IterableFeed):
+    """Batches of a `keras.utils.PyDataset`, fetched by its workers.
+
+    Args:
+        dataset: the data set.
+        shuffle: whether each epoch takes the batches in another order.
+        seed: the seed of that order.
+        class_weight: weight by class number, or `None`.
+    """
+
+    def __init__(
+        self,
+        dataset: keras.utils.PyDataset,
+        shuffle: bool,
+        seed: int,
+        class_weight: dict[int, float] | None,
+    ):
+        ahead = dataset.max_queue_size if dataset.workers > 1 else _AHEAD
+        super().__init__(_workers(dataset), ahead)
+        self._dataset = dataset
+        self._shuffle = shuffle
+        self._seed = seed
+        self._class_weight = class_weight
+        self._in_processes = dataset.use_multiprocessing and dataset.workers > 0
+
+    @property
+    def steps(self) -> int | None:
+        """Batches in a pass; a data set may change it from epoch to epoch."""
+        return self._dataset.num_batches
+
+    @property
+    def infinite(self) -> bool:
+        """Whether the data set has no length."""
+        return self._dataset.num_batches is None
+
+    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
+        if self._in_processes:
+            return (functools.partial(_held_batch, number) for number in self._numbers(epoch))
+        fetch = self._dataset.__getitem__
+        return (functools.partial(fetch, number) for number in self._numbers(epoch))
+
+    def epoch_began(self) -> None:  # noqa: D102
+        self._dataset.on_epoch_begin()
+
+    def epoch_ended(self) -> None:  # noqa: D102
+        self._dataset.on_epoch_end()
+
+    def _numbers(self, epoch: int) -> Iterable[int]:
+        if self.steps is None:
+            return itertools.count()
+        order = row_order(self.steps, 1, self._shuffle, self._seed, epoch)
+        return range(self.steps) if order is None else map(int, order)
+
+    def _ready(self, batch: Any) -> Batch:
+        batch = (batch,) if hasattr(batch, "__array__") else batch
+        if self._class_weight is not None and isinstance(batch, (tuple, list)):
+            batch = weigh_batch(batch, self._class_weight)
+        return super()._ready(batch)
+
+
+class MemmapFeed(IterableFeed):
+    """Batches of arrays on disk; only the rows of a batch are read.
+
+    Args:
+        data: structure of arrays, at least one of them a `numpy.memmap`.
+        batch_size: rows a batch.
+        shuffle: as `trainer.feeds.rows.row_order` takes it.
+        seed: seed of the order of the rows.
+    """
+
+    def __init__(self, data: tuple, batch_size: int, shuffle: bool | str, seed: int):
+        super().__init__(concurrent.futures.ThreadPoolExecutor(1))
+        self._data = tree.lists_to_tuples(tree.map_structure(as_array, data))
+        self._rows = row_count(self._data)
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self.steps = math.ceil(self._rows / batch_size)
+
+    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
+        order = row_order(self._rows, self._batch_size, self._shuffle, self._seed, epoch)
+        for start in range(0, self._rows, self._batch_size):
+            part = slice(start, start + self._batch_size)
+            yield functools.partial(self._read, part if order is None else order[part])
+
+    def _read(self, rows: Any) -> Batch:
+        return tree.map_structure(
+            lambda array: None if array is None else as_floatx(np.asarray(array[rows])), self._data
+        )
+
+
+def weigh_batch(batch: tuple | list, class_weight: dict[int, float]) -> tuple:
+    """Returns `batch`, `(x, y)`, with the weight of each row's class as third part."""
+    if len(batch) == 3:
+        raise ValueError(
+            "class_weight was given for batches that have sample weights: give one of them."
+        )
+    return (*batch, class_weights(batch[1], class_weight)) if len(batch) == 2 else tuple(batch)
+
+
+def class_weights(y: Any, class_weight: dict[int, float]) -> np.ndarray:
+    """Returns the weight of each row's class.
+
+    Args:
+        y: class numbers of shape `(n,)` or `(n, 1)`, or one-hot rows `(n, classes)`.
+        class_weight: weight by class number; classes without one weigh 1.
+
+    Returns:
+        Array of n weights in `keras.config.floatx()`.
+    """
+    labels = np.asarray(as_array(y))
+    if labels.ndim > 1:
+        labels = labels[..., 0] if labels.shape[-1] == 1 else np.argmax(labels, axis=-1)
+    numbers, places = np.unique(np.round(labels).astype(np.int64), return_inverse=True)
+    weights = [class_weight.get(int(number), 1.0) for number in numbers]
+    return np.asarray(weights, keras.config.floatx())[places]
+
+
+def _workers(dataset: keras.utils.PyDataset) -> concurrent.futures.Executor:
+    if dataset.use_multiprocessing and dataset.workers > 0:
+        return concurrent.futures.ProcessPoolExecutor(
+            dataset.workers, initializer=_hold, initargs=(dataset,)
+        )
+    return concurrent.futures.ThreadPoolExecutor(max(1, dataset.workers))
+
+
+_held: list[keras.utils.PyDataset] = []  # in a worker process: the data set it serves
+
+
+def _hold(dataset: keras.utils.PyDataset) -> None:
+    _held[:] = [dataset]
+
+
+def _held_batch(number: int) -> Any:
+    return _held[0][number]

@@ -1,0 +1,93 @@
+"""Rows of arrays: how many there are, in which order they come, and cutting them apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.feeds.tensors import as_array
+
+
+def row_count(data: Any) -> int:
+    """Returns the number of rows of `data`, a structure of arrays laid out as `(x, y, weights)`.
+
+    Raises:
+        ValueError: the arrays differ in length, have no rows, or one has no first axis.
+    """
+    lengths = {}
+    for path, array in keras.tree.flatten_with_path(data):
+        if array is None:
+            continue
+        name = "/".join(str(part) for part in (("x", "y", "sample_weight")[path[0]], *path[1:]))
+        if not array.shape:
+            raise ValueError(f"{name} is a single number: expected an array with a row per sample.")
+        lengths[name] = int(array.shape[0])
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {count} rows" for name, count in lengths.items())
+        raise ValueError(f"{told}: every array needs a row for each sample, in the same order.")
+    count = next(iter(lengths.values()))
+    if count == 0:
+        raise ValueError(f"{next(iter(lengths))} has no rows: there is nothing to run on.")
+    return count
+
+
+def row_order(
+    rows: int, batch_size: int, shuffle: bool | str, seed: int, epoch: int
+) -> np.ndarray | None:
+    """Returns the order in which an epoch takes the rows; it follows from `(seed, epoch)` alone.
+
+    Args:
+        rows: how many rows there are.
+        batch_size: rows a batch.
+        shuffle: `True` mixes all rows, `"batch"` those of each batch, `False` none.
+        seed: the seed of the order, 0 or more.
+        epoch: the epoch, from 0.
+
+    Returns:
+        int64 array of `rows` row numbers, or `None` where the rows stay as they are.
+    """
+    if not shuffle:
+        return None
+    random = np.random.default_rng([seed, epoch])
+    if shuffle != "batch":
+        return random.permutation(rows)
+    order = np.arange(rows)
+    for start in range(0, rows, batch_size):
+        random.shuffle(order[start : start + batch_size])
+    return order
+
+
+def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:
+    """Returns `data` without its last rows, and these: `fraction` of all, as Keras counts them.
+
+    Args:
+        data: structure of arrays, laid out as `(x, y, sample_weight)`.
+        fraction: share of the rows in the second part, between 0 and 1.
+
+    Raises:
+        ValueError: `fraction` leaves one part without rows.
+    """
+    data = keras.tree.map_structure(as_array, data)
+    rows = row_count(data)
+    split_at = math.floor(rows * (1.0 - fraction))
+    if not 0 < split_at < rows:
+        raise ValueError(
+            f"validation_split={fraction} of {rows} rows leaves one side empty: give more rows or "
+            "another share between 0 and 1."
+        )
+    first = keras.tree.map_structure(lambda array: _slice(array, 0, split_at), data)
+    second = keras.tree.map_structure(lambda array: _slice(array, split_at, rows), data)
+    return first, second
+
+
+def _slice(array: Any, start: int, stop: int) -> Any:
+    if array is None:
+        return None
+    if isinstance(array, tf.SparseTensor):
+        offset = [start] + [0] * (array.shape.rank - 1)
+        return tf.sparse.slice(array, offset, [stop - start, *array.shape[1:]])
+    return array[start:stop]

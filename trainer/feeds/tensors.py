@@ -1,0 +1,101 @@
+"""Arrays of any library, as NumPy arrays or TensorFlow tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Array = Any  # numpy.ndarray, tf.Tensor, tf.RaggedTensor or tf.SparseTensor
+
+
+def is_array(value: Any) -> bool:
+    """Returns whether `as_array` takes `value`."""
+    return value is None or _is_composite(value) or _is_sparse(value) or hasattr(value, "__array__")
+
+
+def as_array(value: Any) -> Array | None:
+    """Returns one leaf of a batch or of a data set as an array that TensorFlow takes.
+
+    Args:
+        value: a NumPy array, a TensorFlow, JAX or torch tensor, a pandas frame or series, a SciPy or
+            JAX sparse matrix, anything with `__array__`, or `None`.
+
+    Returns:
+        The array, its dtype unchanged; a series of n values has shape `(n, 1)`, as in Keras.
+    """
+    if value is None or isinstance(value, (np.ndarray, tf.Tensor)) or _is_composite(value):
+        return value
+    if _is_sparse(value):
+        return _sparse_tensor(value)
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    if _library(value) == "pandas":
+        array = value.to_numpy()
+        return array[:, None] if array.ndim == 1 else array
+    return np.asarray(value)
+
+
+def as_floatx(array: Array | None) -> Array | None:
+    """Returns `array` with floating-point values in `keras.config.floatx()`, others unchanged."""
+    if array is None:
+        return None
+    if isinstance(array, np.ndarray) and array.dtype == object:
+        return _from_objects(array)
+    if isinstance(array, np.ndarray):
+        is_float = array.dtype.kind not in "USV" and tf.as_dtype(array.dtype).is_floating
+        return array.astype(keras.config.floatx(), copy=False) if is_float else array
+    return tf.cast(array, keras.config.floatx()) if array.dtype.is_floating else array
+
+
+def as_tensor(value: Any) -> Array | None:
+    """Returns one leaf of a batch as a tensor of the same dtype, `None` as `None`."""
+    array = as_array(value)
+    return tf.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
+
+
+def tensors(batch: Any) -> Any:
+    """Returns `batch`, a structure of arrays of any library, as a structure of tensors."""
+    return keras.tree.map_structure(as_tensor, batch)
+
+
+def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
+    """Returns the spec of `tensor` with the number of rows left open."""
+    if tensor is None:
+        return None
+    shape = [None, *tensor.shape[1:]] if tensor.shape.rank else []
+    if isinstance(tensor, tf.RaggedTensor):
+        spec = tf.type_spec_from_value(tensor)
+        return tf.RaggedTensorSpec(shape, tensor.dtype, spec.ragged_rank, spec.row_splits_dtype)
+    kind = tf.SparseTensorSpec if isinstance(tensor, tf.SparseTensor) else tf.TensorSpec
+    return kind(shape, tensor.dtype)
+
+
+def _from_objects(array: np.ndarray) -> Array:
+    if all(isinstance(value, str) for value in array.flat):
+        return tf.convert_to_tensor(array, dtype=tf.string)
+    return array.astype(keras.config.floatx())  # a frame whose columns have several dtypes
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def _is_composite(value: Any) -> bool:
+    return isinstance(value, (tf.RaggedTensor, tf.SparseTensor))
+
+
+def _is_sparse(value: Any) -> bool:
+    module = type(value).__module__
+    return hasattr(value, "tocoo") or module.startswith("jax.experimental.sparse")
+
+
+def _sparse_tensor(value: Any) -> tf.SparseTensor:
+    if hasattr(value, "tocoo"):
+        coo = value.tocoo()
+        indices = np.stack([coo.row, coo.col], axis=1).astype(np.int64)
+        return tf.SparseTensor(indices, coo.data, coo.shape)
+    indices = np.asarray(value.indices, dtype=np.int64)
+    return tf.SparseTensor(indices, np.asarray(value.data), value.shape)

@@ -1,0 +1,124 @@
+"""The callbacks of one `fit`, `evaluate` or `predict`, called in Keras's order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from trainer.watching import watchers
+
+Mode = Literal["train", "test", "predict"]
+
+
+class Hooks:
+    """Calls the hooks of callbacks; batch hooks only of those that have one.
+
+    Args:
+        callbacks: callbacks that know their model and parameters.
+
+    Attributes:
+        callbacks: the single callbacks.
+    """
+
+    def __init__(self, callbacks: keras.callbacks.CallbackList):
+        self._list = callbacks
+        self.callbacks = callbacks.callbacks
+        # A list with hooks of its own gets them called; a plain one is seen through.
+        plain = type(callbacks) is keras.callbacks.CallbackList
+        self._targets = self.callbacks if plain else [callbacks]
+        self._watchers: dict[str, list[keras.callbacks.Callback]] = {}
+
+    def begin(self, mode: Mode) -> None:
+        """Calls `on_<mode>_begin`."""
+        getattr(self._list, f"on_{mode}_begin")()
+        self._look_again(mode)
+
+    def end(self, mode: Mode, logs: dict[str, Any] | None = None) -> None:
+        """Calls `on_<mode>_end`."""
+        getattr(self._list, f"on_{mode}_end")(logs)
+
+    def epoch_begin(self, epoch: int) -> None:
+        """Calls `on_epoch_begin`."""
+        self._list.on_epoch_begin(epoch)
+        self._look_again("train")
+
+    def epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Calls `on_epoch_end`."""
+        self._list.on_epoch_end(epoch, logs)
+
+    def batch_begin(self, mode: Mode, step: int) -> None:
+        """Calls `on_<mode>_batch_begin` for the group that starts at `step`."""
+        hook = f"on_{mode}_batch_begin"
+        for callback in self._watchers[hook]:
+            getattr(callback, hook)(step, logs={})
+
+    def batch_end(self, mode: Mode, step: int, logs: dict[str, Any]) -> None:
+        """Calls `on_<mode>_batch_end` for the group that ends at `step`.
+
+        A callback with a method `wants_batch(step)` is left out where that returns false; values
+        are brought to Python only where somebody is left to see them.
+        """
+        hook = f"on_{mode}_batch_end"
+        seeing = [callback for callback in self._watchers[hook] if _wants(callback, step)]
+        if seeing:
+            logs = python_logs(logs)
+            for callback in seeing:
+                getattr(callback, hook)(step, logs=logs)
+
+    def _look_again(self, mode: Mode) -> None:
+        for hook in (f"on_{mode}_batch_begin", f"on_{mode}_batch_end"):
+            self._watchers[hook] = watchers(self._targets, hook)
+
+
+def callback_list(
+    callbacks: Any,
+    model: keras.Model,
+    params: dict[str, Any],
+    bar: keras.callbacks.Callback | None = None,
+    add_history: bool = False,
+) -> keras.callbacks.CallbackList:
+    """Returns `callbacks` and those that are there unasked, all knowing `model` and `params`.
+
+    Args:
+        callbacks: a callback, a list of them, `None`, or a `CallbackList`, which is taken as it is
+            but for what it does not know yet.
+        model: what the callbacks see as `self.model`.
+        params: what they see as `self.params`.
+        bar: a progress bar for the end of the list.
+        add_history: whether to add a `History` where there is none.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not hasattr(callbacks, "_model"):
+            callbacks.set_model(model)
+        if not callbacks.params:
+            callbacks.set_params(params)
+        return callbacks
+    made = keras.callbacks.CallbackList(callbacks, add_history=add_history)
+    if bar is not None:
+        made.callbacks.append(bar)
+    made.set_model(model)
+    made.set_params(params)
+    return made
+
+
+def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns `logs` as callbacks see them: flat, sorted by key, single numbers as floats."""
+    result = {}
+    for key, value in sorted((logs or {}).items()):
+        if isinstance(value, dict):
+            result.update(python_logs(value))
+            continue
+        if isinstance(value, tf.Tensor):
+            value = value.numpy()
+        try:
+            result[key] = float(value)
+        except (TypeError, ValueError):
+            result[key] = value
+    return result
+
+
+def _wants(callback: keras.callbacks.Callback, step: int) -> bool:
+    wants_batch = getattr(callback, "wants_batch", None)
+    return wants_batch is None or wants_batch(step)

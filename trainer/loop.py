@@ -1,0 +1,193 @@
+"""The loop: epochs, groups of steps, validation, and the hooks in their order."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainer import checks
+from trainer.errors import placed
+from trainer.feeds import Feed
+from trainer.hooks import Hooks, Mode, python_logs
+from trainer.program import Program
+
+if TYPE_CHECKING:
+    from trainer.custom_trainer import CustomTrainer
+
+
+class Run(NamedTuple):
+    """What one `fit`, `evaluate` or `predict` runs on.
+
+    Attributes:
+        mode: `"train"`, `"test"` or `"predict"`.
+        program: the compiled step.
+        feed: the batches.
+        hooks: the callbacks.
+        steps: steps an epoch, or `None` for a whole pass of the feed.
+        group: steps in one call, so from one batch hook to the next.
+    """
+
+    mode: Mode
+    program: Program
+    feed: Feed
+    hooks: Hooks
+    steps: int | None
+    group: int
+
+
+def train(
+    trainer: CustomTrainer,
+    run: Run,
+    *,
+    epochs: int,
+    initial_epoch: int,
+    validation: Run | None = None,
+    validation_freq: int | Sequence[int] = 1,
+) -> None:
+    """Trains for epochs `initial_epoch` to `epochs` - 1.
+
+        on_train_begin
+        for each epoch:
+            reset the metrics, on_epoch_begin
+            for each group: on_train_batch_begin, its steps, on_train_batch_end
+            validate if due
+            on_epoch_end
+        on_train_end
+
+    Args:
+        trainer: its metrics are reset and read, its counters moved.
+        run: the training.
+        epochs: the epoch to end before.
+        initial_epoch: the epoch to begin with, unless a callback restores another.
+        validation: the evaluation after an epoch.
+        validation_freq: every how many epochs, or after which, counted from 1.
+    """
+    model, hooks = trainer.model, run.hooks
+    model.stop_training = False
+    hooks.begin("train")
+    # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
+    initial_epoch = getattr(model, "_initial_epoch", None) or initial_epoch
+    trainer.epoch = max(trainer.epoch, initial_epoch)
+    checks.monitors(hooks.callbacks, run, trainer.epoch, validation)
+    epoch_logs = None
+    for epoch in range(initial_epoch, epochs):
+        trainer.reset_metrics()
+        hooks.epoch_begin(epoch)
+        logs = _train_epoch(trainer, run, epoch)
+        if logs is None:
+            _end_without_batch(epoch, is_first=epoch == initial_epoch)
+            break
+        epoch_logs = python_logs(trainer.epoch_logs(logs))
+        if validation is not None and _is_due(epoch + 1, validation_freq):
+            val_logs = evaluate(trainer, validation)
+            epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
+        trainer.epoch += 1
+        hooks.epoch_end(epoch, epoch_logs)
+        if model.stop_training:
+            break
+    trainer.finalize_weights()
+    hooks.end("train", epoch_logs)
+
+
+def evaluate(trainer: CustomTrainer, run: Run) -> dict[str, float]:
+    """Returns the logs of a pass through the feed, hooks called as in Keras."""
+    model = trainer.model
+    model.stop_evaluating = False
+    run.hooks.begin("test")
+    trainer.reset_metrics()
+    logs = None
+    for logs in _pass(run, lambda: model.stop_evaluating):
+        pass
+    if logs is None:
+        raise ValueError(_NO_BATCH)
+    logs = python_logs(trainer.epoch_logs(logs))
+    run.hooks.end("test", logs)
+    return logs
+
+
+def predict(trainer: CustomTrainer, run: Run) -> list[Any]:
+    """Returns the outputs of each group of a pass through the feed."""
+    model = trainer.model
+    model.stop_predicting = False
+    run.hooks.begin("predict")
+    outputs = list(_pass(run, lambda: model.stop_predicting))
+    run.hooks.end("predict")
+    if not outputs:
+        raise ValueError(_NO_BATCH)
+    return outputs
+
+
+def groups(
+    run: Run, stopped: Callable[[], bool], place: str = "", count: Callable[[int], None] = int
+) -> Iterator[Any]:
+    """Runs the groups of one epoch, batch hooks around each; yields the outputs of each.
+
+    Args:
+        run: what to run.
+        stopped: asked after each group whether to end here.
+        place: the epoch, for messages.
+        count: told how many steps a group had, before its hook.
+    """
+    feed, group = run.feed, run.group
+    for first in range(0, run.steps, group) if run.steps else itertools.count(0, group):
+        if feed.ended:
+            return
+        with placed(f"{place}step {first}"):
+            run.hooks.batch_begin(run.mode, first)
+            before = feed.position
+            try:
+                outputs = run.program.run(feed, group)
+            except StopIteration:
+                feed.exhausted = True
+                return
+            count(feed.position - before)
+            logs = {"outputs": outputs} if run.mode == "predict" else outputs
+            run.hooks.batch_end(run.mode, first + group - 1, logs)
+        yield outputs
+        if stopped():
+            return
+
+
+def _train_epoch(trainer: CustomTrainer, run: Run, epoch: int) -> dict[str, Any] | None:
+    """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
+    feed, model = run.feed, trainer.model
+    if run.steps is None or feed.ended or not feed.position:
+        feed.rewind(trainer.epoch)
+    feed.epoch_began()
+    logs = None
+    while logs is None:
+        for logs in groups(run, lambda: model.stop_training, f"epoch {epoch}, ", trainer.count):
+            pass
+        if logs is None:
+            if not feed.position:
+                break
+            feed.rewind(trainer.epoch)  # the epoch before took the last batch of the pass
+    feed.epoch_ended()
+    return logs
+
+
+def _is_due(number: int, frequency: int | Sequence[int]) -> bool:
+    return number % frequency == 0 if isinstance(frequency, int) else number in frequency
+
+
+def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
+    run.feed.rewind(0)
+    run.feed.epoch_began()
+    yield from groups(run, stopped)
+    run.feed.epoch_ended()
+
+
+def _end_without_batch(epoch: int, is_first: bool) -> None:
+    if is_first:
+        raise ValueError(_NO_BATCH)
+    warnings.warn(
+        f"The data gave no batch in epoch {epoch}, so training ends after {epoch} epochs: a "
+        "generator yields its batches once. Give one that goes on for all epochs, with "
+        "steps_per_epoch, or a dataset that can be iterated over again.",
+        stacklevel=4,
+    )
+
+
+_NO_BATCH = "The data gave no batch: expected at least one."

@@ -1,0 +1,166 @@
+"""Steps, compiled: k of them from a feed in one call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.feeds import Batch, Feed
+from trainer.outputs import joined_in_graph
+
+_graph_as_written = tf.autograph.experimental.do_not_convert
+
+
+class Program:
+    """A step, compiled once, that runs k times in one call.
+
+    Args:
+        step: takes a batch, returns a structure of tensors.
+        strategy: runs the step on each of its replicas.
+        run_eagerly: whether to run the step as plain Python, for a debugger.
+        jit_compile: whether XLA compiles the step.
+    """
+
+    reduction = "mean"  # what becomes of the outputs of several replicas
+
+    def __init__(
+        self,
+        step: Callable[[Batch], Any],
+        *,
+        strategy: tf.distribute.Strategy,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ):
+        @_graph_as_written
+        def replicated_step(batch: Batch) -> Any:
+            outputs = strategy.run(step, args=(batch,))
+            if strategy.num_replicas_in_sync == 1:
+                return outputs
+            return _reduced(outputs, strategy, self.reduction)
+
+        self._run_eagerly = run_eagerly
+        self._step = replicated_step
+        if not run_eagerly:
+            self._step = tf.function(
+                replicated_step, jit_compile=jit_compile, reduce_retracing=True
+            )
+            self._one = tf.function(self._take_and_step, reduce_retracing=True)
+            self._exactly = tf.function(self._take_and_step_k_times, reduce_retracing=True)
+            self._at_most = tf.function(self._step_while_data_last, reduce_retracing=True)
+
+    def run(self, feed: Feed, k: int = 1) -> Any:
+        """Runs up to `k` steps on the next batches of `feed`.
+
+        Returns:
+            The outputs of the last step that ran.
+
+        Raises:
+            StopIteration: the pass had no further batch; no step ran.
+        """
+        if feed.source is None or self._run_eagerly:
+            return self._run_from_python(feed, k)
+        first = tf.constant(feed.position, tf.int64)
+        try:
+            if k == 1:
+                outputs, done = self._one(feed.source, first), 1
+            elif feed.steps is None and not feed.infinite:
+                outputs, done = self._at_most(feed.source, first, tf.constant(k, tf.int64))
+            else:
+                done = k if feed.steps is None else min(k, feed.steps - feed.position)
+                outputs = self._exactly(feed.source, first, tf.constant(done, tf.int64))
+        except tf.errors.OutOfRangeError:
+            raise StopIteration from None
+        feed.position += int(done)
+        return outputs
+
+    def run_on_batch(self, batch: Batch) -> Any:
+        """Runs one step on `batch`, returns its outputs."""
+        return self._step(batch)
+
+    def output_spec(self, feed: Feed) -> Any | None:
+        """Returns the structure of a step's outputs, traced without running; `None` if eager."""
+        if self._run_eagerly:
+            return None
+        if feed.source is None:
+            return self._traced(feed).structured_outputs
+        first = tf.constant(0, tf.int64)
+        return self._one.get_concrete_function(feed.source, first).structured_outputs
+
+    def _run_from_python(self, feed: Feed, k: int) -> Any:
+        outputs = None
+        for done in range(k):
+            try:
+                if not self._run_eagerly and feed.position == 0:
+                    self._traced(feed)
+                outputs = self._step(feed.next())
+            except StopIteration:
+                if done == 0:
+                    raise
+                break
+        return outputs
+
+    def _traced(self, feed: Feed) -> Any:
+        # Open to any number of rows from the start, so that an odd last batch is no new trace.
+        return self._step.get_concrete_function(feed.batch_spec())
+
+    @_graph_as_written
+    def _take_and_step(self, source: Any, step: tf.Tensor) -> Any:
+        return self._step(source.take(step))
+
+    @_graph_as_written
+    def _take_and_step_k_times(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
+        # The first step, outside the loop, gives the structure that the loop carries.
+        outputs = self._step(source.take(first))
+        _, outputs = tf.while_loop(
+            lambda done, _: done < k,
+            lambda done, _: (done + 1, self._step(source.take(first + done))),
+            (tf.constant(1, tf.int64), outputs),
+        )
+        return outputs
+
+    @_graph_as_written
+    def _step_while_data_last(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
+        outputs = self._step(source.take(first))
+
+        def step_if_any(done: tf.Tensor, _: tf.Tensor, outputs: Any) -> Any:
+            batch = source.take_if_any()
+            found = batch.has_value()
+            outputs = tf.cond(found, lambda: self._step(batch.get_value()), lambda: outputs)
+            return done + tf.cast(found, tf.int64), found, outputs
+
+        done, _, outputs = tf.while_loop(
+            lambda done, more, _: more & (done < k),
+            step_if_any,
+            (tf.constant(1, tf.int64), tf.constant(True), outputs),
+        )
+        return outputs, done
+
+
+class PredictProgram(Program):
+    """A program whose outputs have a row for each row of the batches; those of all steps count."""
+
+    reduction = "concat"
+
+    def run(self, feed: Feed, k: int = 1) -> Any:
+        """Returns the outputs of up to `k` steps behind one another; else as in `Program`."""
+        outputs = super().run(feed)
+        with contextlib.suppress(StopIteration):
+            for _ in range(k - 1):
+                if feed.ended:
+                    break
+                outputs = joined_in_graph(outputs, super().run(feed))
+        return outputs
+
+
+def _reduced(outputs: Any, strategy: tf.distribute.Strategy, how: str) -> Any:
+    def reduce(value: Any) -> Any:
+        local = strategy.experimental_local_results(value)
+        if how == "concat":
+            return local[0] if len(local) == 1 else tf.concat(local, axis=0)
+        return tf.reduce_mean(tf.stack(local), axis=0)
+
+    return keras.tree.map_structure(reduce, outputs)

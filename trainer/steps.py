@@ -1,0 +1,191 @@
+"""What happens to one batch: the steps of an algorithm, their losses and their metrics."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.feeds import Batch
+
+tree = keras.tree
+
+
+class Steps:
+    """The steps that `model.fit`, `evaluate` and `predict` take, for a subclass to override.
+
+    Where the model's own class overrides one of them, the model's is used, unless a subclass of the
+    trainer overrides it too.
+
+    Attributes:
+        model: the model that the steps train and call.
+    """
+
+    model: keras.Model
+
+    def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
+        """Trains on one batch; to override for another algorithm.
+
+        Args:
+            data: a batch as the data yield it: x, (x, y) or (x, y, sample_weight).
+
+        Returns:
+            The value of each log key, scalars; usually what `compute_metrics` returns.
+        """
+        if overrides(self.model, "train_step"):
+            return self.model.train_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self.call_model(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+        self.track_loss(loss, x)
+        self.minimize(loss, tape)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
+        """Evaluates one batch; to override. Argument and result as in `train_step`."""
+        if overrides(self.model, "test_step"):
+            return self.model.test_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self.call_model(x, training=False)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        self.track_loss(loss, x)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def predict_step(self, data: Batch) -> Any:
+        """Returns the model's output for one batch, a structure of tensors; to override."""
+        if overrides(self.model, "predict_step"):
+            return self.model.predict_step(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self.call_model(x, training=False)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns the loss of one batch, `add_loss` terms and regularisers in it; to override.
+
+        Args:
+            x: inputs.
+            y: targets.
+            y_pred: the model's outputs.
+            sample_weight: weights of the rows.
+            training: whether this is a training step.
+
+        Returns:
+            A scalar, the mean over this replica's rows; `minimize` scales it to several replicas.
+        """
+        takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
+        keywords = {"training": training} if takes_training else {}
+        loss = self.model.compute_loss(x, y, y_pred, sample_weight, **keywords)
+        # Keras has divided the loss by the number of replicas.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that each epoch and each evaluation starts afresh; to override.
+
+        The model's, and each `keras.metrics.Metric` that is an attribute of the trainer.
+        """
+        own = [value for value in vars(self).values() if isinstance(value, keras.metrics.Metric)]
+        return [*self.model.metrics, *own]
+
+    def call_model(self, x: Any, training: bool) -> Any:
+        """Returns the model's output for `x`; passes `training` where the model takes it."""
+        if "training" in inspect.signature(self.model.call).parameters:
+            return self.model(x, training=training)
+        return self.model(x)
+
+    def minimize(
+        self,
+        loss: tf.Tensor,
+        tape: tf.GradientTape,
+        variables: list | None = None,
+        optimizer: keras.Optimizer | None = None,
+    ) -> None:
+        """Carries `loss` to `variables` by one step of `optimizer`.
+
+        Scales the gradients as mixed precision and the number of replicas ask for. With several
+        networks, call it once for each, with a tape each or a persistent one.
+
+        Args:
+            loss: scalar computed under `tape`, the mean over this replica's rows.
+            tape: the tape; it may still be recording.
+            variables: what to change; the model's trainable weights where not given.
+            optimizer: what changes them; the model's optimizer where not given.
+        """
+        variables = self.model.trainable_weights if variables is None else variables
+        optimizer = self.model.optimizer if optimizer is None else optimizer
+        if not variables:
+            warnings.warn(
+                "There are no trainable weights: the step changes nothing. Set `trainable` of the "
+                "layers to train, and compile again.",
+                stacklevel=2,
+            )
+            return
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        # Equal to the gradient of scale * loss, with no product to record on the tape.
+        scale = optimizer.scale_loss(tf.ones_like(loss))
+        scale = scale if replicas == 1 else scale / tf.cast(replicas, scale.dtype)
+        gradients = tape.gradient(loss, variables, output_gradients=scale)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def track_loss(self, loss: tf.Tensor, x: Any) -> None:
+        """Adds `loss`, the mean over the rows of `x`, to the running `loss` of the logs."""
+        rows = tf.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]
+        # First among the metrics that Keras itself lists, also where a class lists others.
+        keras.Model.metrics.fget(self.model)[0].update_state(loss, sample_weight=rows)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """Updates the compiled metrics; returns the running value of every metric by log key."""
+        logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return {**logs, **_results(self._own_metrics())}
+
+    def reset_metrics(self) -> None:
+        """Starts all metrics afresh."""
+        self.model.reset_metrics()
+        for metric in self._own_metrics():
+            metric.reset_state()
+
+    def epoch_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the metrics say after an epoch whose last step returned `logs`.
+
+        That is the metrics' results if `logs` has just their keys; otherwise the step has log keys
+        of its own, and `logs` stands.
+        """
+        results = {**self.model.get_metrics_result(), **_results(self._own_metrics())}
+        return results if results.keys() == logs.keys() else logs
+
+    def finalize_weights(self) -> None:
+        """Ends training: puts in place the averaged weights of an optimizer that keeps some."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            optimizer.finalize_variable_values(self.model.trainable_weights)
+
+    def _own_metrics(self) -> list[keras.metrics.Metric]:
+        models = {id(metric) for metric in self.model.metrics}
+        return [metric for metric in self.metrics if id(metric) not in models]
+
+
+def overrides(model: keras.Model, method: str) -> bool:
+    """Returns whether the model's class, or the model itself, has its own `method`."""
+    function = getattr(getattr(model, method), "__func__", None)
+    return function is not getattr(keras.Model, method)
+
+
+def _results(metrics: list[keras.metrics.Metric]) -> dict[str, tf.Tensor]:
+    results = {}
+    for metric in metrics:
+        result = metric.result()
+        results.update(result if isinstance(result, dict) else {metric.name: result})
+    return results
