@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 from trainer import checks, loop
+from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.errors import placed
 from trainer.feeds import Feed, class_weights, open_feed, split_rows, tensors
@@ -75,6 +76,7 @@ class CustomTrainer(Steps):
         self.seed = _seed_of_random_state() if seed is None else int(seed)
         self.step = 0
         self.epoch = 0
+        self._built_for: Any = None
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         arguments = {
             "optimizer": optimizer,
@@ -327,7 +329,16 @@ class CustomTrainer(Steps):
         )
         with contextlib.closing(feed):
             checks.enough_data(feed, argument, steps, epochs)
+            self._build_for_replicas(feed)
             yield feed, steps
+
+    def _build_for_replicas(self, feed: Feed) -> None:
+        model = self.model
+        mark = _compile_mark(model)
+        if model.distribute_strategy.num_replicas_in_sync > 1 and self._built_for is not mark:
+            feed.rewind(self.epoch)
+            build_state(model, self.test_step, feed.batch_spec())
+            self._built_for = mark
 
     @contextlib.contextmanager
     def _hooks(
