@@ -4,8 +4,8 @@ import keras
 
 if keras.config.backend() != "tensorflow":
     raise ImportError(
-        f"trainer needs Keras on TensorFlow, but its backend is {keras.config.backend()!r}: set the "
-        "environment variable KERAS_BACKEND=tensorflow before keras is first imported."
+        f"trainer needs Keras on TensorFlow, but its backend is {keras.config.backend()!r}: set "
+        "the environment variable KERAS_BACKEND=tensorflow before keras is first imported."
     )
 
 from trainer import callbacks  # noqa: E402

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import tensorflow as tf
 
+from trainer.errors import paired_inputs
 from trainer.feeds import Feed
 
 if TYPE_CHECKING:
@@ -82,6 +84,26 @@ def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -
     )
 
 
+def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:
+    """Returns `batch` with the shapes that the model's inputs have where the data leave them open.
+
+    A batch that has others then ends its step in an error that names both.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    pairs = paired_inputs(x, inputs) if inputs else None
+    if pairs is None:
+        return batch
+    known = {}
+    for _, leaf, symbol in pairs:
+        is_open = isinstance(leaf, tf.Tensor) and leaf.shape.rank in (None, len(symbol.shape))
+        if is_open and None in leaf.shape[1:]:
+            known[id(leaf)] = tf.ensure_shape(leaf, symbol.shape)
+    if not known:
+        return batch
+    x = keras.tree.map_structure(lambda leaf: known.get(id(leaf), leaf), x)
+    return (x,) if y is None and sample_weight is None else (x, y, sample_weight)
+
+
 def logs(logs: Any, step: str) -> dict[str, Any]:
     """Returns what a step returned, if that can be logged.
 
@@ -91,8 +113,8 @@ def logs(logs: Any, step: str) -> dict[str, Any]:
     """
     if not isinstance(logs, dict):
         raise TypeError(
-            f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such as "
-            "{'loss': loss}."
+            f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such "
+            "as {'loss': loss}."
         )
     for key in logs:
         if str(key).startswith("val_"):

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+
 from trainer import checks, loop
 from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
-from trainer.errors import placed
+from trainer.errors import placed, raise_clearer
 from trainer.feeds import Feed, class_weights, open_feed, split_rows, tensors
 from trainer.hooks import Hooks, Mode, callback_list, python_logs
+from trainer.labels import check_labels, guard_labels
 from trainer.outputs import concatenated
 from trainer.program import PredictProgram, Program
 from trainer.steps import Steps
@@ -157,6 +159,7 @@ class CustomTrainer(Steps):
             (x, y, sample_weight), validation_data = split_rows(
                 (x, y, sample_weight), validation_split
             )
+        check_labels(self.model, y)
         training = self._opened(
             "steps_per_epoch",
             (x, y, sample_weight),
@@ -219,9 +222,9 @@ class CustomTrainer(Steps):
         """
         self._check_compiled("evaluate", "test_step")
         data = (x, y, sample_weight)
-        with self._opened("steps", data, steps=steps, batch_size=batch_size) as (feed, steps):
-            with self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
-                logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
+        opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
+        with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
+            logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
         return logs if return_dict else self._in_order(logs)
 
     @checks.known_arguments
@@ -250,9 +253,9 @@ class CustomTrainer(Steps):
             ValueError: the data or an argument does not fit.
         """
         data = (x, None, None)
-        with self._opened("steps", data, steps=steps, batch_size=batch_size) as (feed, steps):
-            with self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
-                outputs = loop.predict(self, self._run("predict", feed, hooks, steps))
+        opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
+        with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
+            outputs = loop.predict(self, self._run("predict", feed, hooks, steps))
         return concatenated(outputs)
 
     @checks.known_arguments
@@ -310,7 +313,7 @@ class CustomTrainer(Steps):
 
     def _on_batch(self, mode: Mode, batch: tuple) -> dict[str, float]:
         self.reset_metrics()
-        with placed(f"step {self.step}"):
+        with placed(f"running {mode}_on_batch, step {self.step}"):
             return python_logs(self._program(mode).run_on_batch(tensors(batch)))
 
     @contextlib.contextmanager
@@ -369,21 +372,33 @@ class CustomTrainer(Steps):
         if mode not in self._programs or self._programs[mode][0] != made_by:
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
-                getattr(self, f"{mode}_step") if mode == "predict" else self._logging_step(mode),
+                self._checked_step(mode),
                 strategy=model.distribute_strategy,
                 run_eagerly=model.run_eagerly,
                 jit_compile=model.jit_compile,
+                explain=lambda error, batch: raise_clearer(error, self._inputs(mode), batch),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
 
-    def _logging_step(self, mode: Mode) -> Callable[[Any], dict[str, Any]]:
-        step = getattr(self, f"{mode}_step")
+    def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
+        """Returns the step of `mode` with what can be checked of its batch and its result."""
+        step, name = getattr(self, f"{mode}_step"), f"{mode}_step"
 
-        def logging_step(batch: Any) -> dict[str, Any]:
-            return checks.logs(step(batch), f"{mode}_step")
+        def checked_step(batch: Any) -> Any:
+            batch = checks.shapes(self._inputs(mode), batch)
+            if mode == "predict":
+                return step(batch)
+            if mode == "train":
+                batch = guard_labels(self.model, batch)
+            return checks.logs(step(batch), name)
 
-        return logging_step
+        return checked_step
+
+    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
+        """Returns the model's inputs, if they are known and the step passes it x as it comes."""
+        own = getattr(type(self), f"{mode}_step") is not getattr(Steps, f"{mode}_step")
+        return None if own else getattr(self.model, "inputs", None)
 
     def _check_compiled(self, method: str, step: str) -> None:
         """Raises an error if the step is Keras's own and the model was never compiled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -97,9 +98,7 @@ def evaluate(trainer: CustomTrainer, run: Run) -> dict[str, float]:
     model.stop_evaluating = False
     run.hooks.begin("test")
     trainer.reset_metrics()
-    logs = None
-    for logs in _pass(run, lambda: model.stop_evaluating):
-        pass
+    logs = _last(_pass(run, lambda: model.stop_evaluating))
     if logs is None:
         raise ValueError(_NO_BATCH)
     logs = python_logs(trainer.epoch_logs(logs))
@@ -134,7 +133,7 @@ def groups(
     for first in range(0, run.steps, group) if run.steps else itertools.count(0, group):
         if feed.ended:
             return
-        with placed(f"{place}step {first}"):
+        with placed(f"{_DOING[run.mode]}, {place}step {first}"):
             run.hooks.batch_begin(run.mode, first)
             before = feed.position
             try:
@@ -156,14 +155,11 @@ def _train_epoch(trainer: CustomTrainer, run: Run, epoch: int) -> dict[str, Any]
     if run.steps is None or feed.ended or not feed.position:
         feed.rewind(trainer.epoch)
     feed.epoch_began()
-    logs = None
-    while logs is None:
-        for logs in groups(run, lambda: model.stop_training, f"epoch {epoch}, ", trainer.count):
-            pass
-        if logs is None:
-            if not feed.position:
-                break
-            feed.rewind(trainer.epoch)  # the epoch before took the last batch of the pass
+    place = f"epoch {epoch}, "
+    logs = _last(groups(run, lambda: model.stop_training, place, trainer.count))
+    if logs is None and feed.position:
+        feed.rewind(trainer.epoch)  # the epoch before took the last batch of the pass
+        logs = _last(groups(run, lambda: model.stop_training, place, trainer.count))
     feed.epoch_ended()
     return logs
 
@@ -179,15 +175,20 @@ def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
     run.feed.epoch_ended()
 
 
+def _last(outputs: Iterator[Any]) -> Any | None:
+    return next(iter(collections.deque(outputs, maxlen=1)), None)
+
+
 def _end_without_batch(epoch: int, is_first: bool) -> None:
     if is_first:
         raise ValueError(_NO_BATCH)
     warnings.warn(
-        f"The data gave no batch in epoch {epoch}, so training ends after {epoch} epochs: a "
-        "generator yields its batches once. Give one that goes on for all epochs, with "
-        "steps_per_epoch, or a dataset that can be iterated over again.",
-        stacklevel=4,
+        f"The data gave no batch in epoch {epoch}, so training ends before it: a generator yields "
+        "its batches once. Give one that goes on for all epochs, with steps_per_epoch, or a "
+        "dataset that can be iterated over again.",
+        stacklevel=5,
     )
 
 
+_DOING = {"train": "training", "test": "evaluating", "predict": "predicting"}
 _NO_BATCH = "The data gave no batch: expected at least one."

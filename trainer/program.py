@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -23,6 +23,7 @@ class Program:
         strategy: runs the step on each of its replicas.
         run_eagerly: whether to run the step as plain Python, for a debugger.
         jit_compile: whether XLA compiles the step.
+        explain: given an error of the step and the batch or its spec, raises one to show the user.
     """
 
     reduction = "mean"  # what becomes of the outputs of several replicas
@@ -34,15 +35,24 @@ class Program:
         strategy: tf.distribute.Strategy,
         run_eagerly: bool = False,
         jit_compile: bool = False,
+        explain: Callable[[Exception, Any], NoReturn],
     ):
         @_graph_as_written
+        def explained_step(batch: Batch) -> Any:
+            try:
+                return step(batch)
+            except Exception as error:
+                explain(error, batch)
+
+        @_graph_as_written
         def replicated_step(batch: Batch) -> Any:
-            outputs = strategy.run(step, args=(batch,))
+            outputs = strategy.run(explained_step, args=(batch,))
             if strategy.num_replicas_in_sync == 1:
                 return outputs
             return _reduced(outputs, strategy, self.reduction)
 
         self._run_eagerly = run_eagerly
+        self._explain = explain
         self._step = replicated_step
         if not run_eagerly:
             self._step = tf.function(
@@ -74,12 +84,17 @@ class Program:
                 outputs = self._exactly(feed.source, first, tf.constant(done, tf.int64))
         except tf.errors.OutOfRangeError:
             raise StopIteration from None
+        except tf.errors.OpError as error:
+            self._explain(error, feed.batch_spec())
         feed.position += int(done)
         return outputs
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
-        return self._step(batch)
+        try:
+            return self._step(batch)
+        except tf.errors.OpError as error:
+            self._explain(error, batch)
 
     def output_spec(self, feed: Feed) -> Any | None:
         """Returns the structure of a step's outputs, traced without running; `None` if eager."""
@@ -96,7 +111,7 @@ class Program:
             try:
                 if not self._run_eagerly and feed.position == 0:
                     self._traced(feed)
-                outputs = self._step(feed.next())
+                outputs = self.run_on_batch(feed.next())
             except StopIteration:
                 if done == 0:
                     raise

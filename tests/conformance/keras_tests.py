@@ -8,7 +8,7 @@ import unittest
 import pytest
 
 
-def test_cases(module, left_out=()):
+def cases_of(module, left_out=()):
     """Returns the test cases of `module` by a name that tells which module they are from.
 
     Args:

@@ -1,3 +1,3 @@
-from tests.conformance.keras_tests import test_cases as cases
+from tests.conformance.keras_tests import cases_of
 
-globals().update(cases("keras.src.trainers.trainer_test"))
+globals().update(cases_of("keras.src.trainers.trainer_test"))

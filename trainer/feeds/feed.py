@@ -52,7 +52,7 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def batch_spec(self) -> Any:
-        """Returns the `tf.TypeSpec` of a batch; where rows may vary in number, that is left open."""
+        """Returns the `tf.TypeSpec` of a batch, open where the number of rows may vary."""
 
     def next(self) -> Batch:
         """Returns the next batch.

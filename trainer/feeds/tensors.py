@@ -20,8 +20,8 @@ def as_array(value: Any) -> Array | None:
     """Returns one leaf of a batch or of a data set as an array that TensorFlow takes.
 
     Args:
-        value: a NumPy array, a TensorFlow, JAX or torch tensor, a pandas frame or series, a SciPy or
-            JAX sparse matrix, anything with `__array__`, or `None`.
+        value: a NumPy array, a TensorFlow, JAX or torch tensor, a pandas frame or series, a SciPy
+            or JAX sparse matrix, anything with `__array__`, or `None`.
 
     Returns:
         The array, its dtype unchanged; a series of n values has shape `(n, 1)`, as in Keras.

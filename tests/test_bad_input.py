@@ -1,0 +1,409 @@
+"""Each kind of bad input gets one clear sentence, before any weight changes."""
+
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import CustomTrainer
+
+ROWS = np.random.default_rng(0).random((40, 4), dtype=np.float32)
+LABELS = np.arange(40) % 3
+slices = tf.data.Dataset.from_tensor_slices
+
+
+def classifier(**settings):
+    """A classifier of 3 classes with weights that a forward pass changes."""
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"], **settings)
+    return model
+
+
+def fit(model, *data, trainer=CustomTrainer, **arguments):
+    return trainer(model).fit(*data, **{"verbose": 0, "batch_size": 8, **arguments})
+
+
+def fit_source(model, source, **arguments):
+    return fit(model, source, batch_size=None, **arguments)
+
+
+def batches_then(*last):
+    """A generator function: two good batches, then `last`."""
+
+    def generate():
+        for _ in range(2):
+            yield ROWS[:8], LABELS[:8]
+        yield from last
+
+    return generate
+
+
+def dataset_then(*last):
+    """The same as a dataset whose shapes are not known beforehand."""
+    spec = (tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(batches_then(*last), output_signature=spec)
+
+
+class BurningDataset(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, number):
+        if number == 3:
+            raise OSError("disk on fire")
+        return ROWS[:8], LABELS[:8]
+
+
+class FailsAt(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise RuntimeError("the callback broke")
+
+
+class ReturnsNothing(CustomTrainer):
+    def train_step(self, data):
+        return None
+
+
+class NamesValidation(CustomTrainer):
+    def train_step(self, data):
+        return {"val_loss": tf.constant(0.0)}
+
+
+NARROW = (ROWS[:8, :3], LABELS[:8])
+TEXT = np.full((40, 4), "three")
+
+BEFORE_TRAINING = {
+    "no loss": (
+        lambda m: CustomTrainer(m, optimizer="sgd", loss=None, metrics=[]) and fit(unlossy(), ROWS),
+        ValueError,
+        "compiled without a loss.*give CustomTrainer a loss",
+    ),
+    "not compiled": (
+        lambda m: fit(keras.Sequential([keras.layers.Dense(1)]), ROWS, LABELS),
+        ValueError,
+        "fit needs a compiled model: give CustomTrainer an optimizer and a loss",
+    ),
+    "no model": (
+        lambda m: CustomTrainer("model.keras"),
+        TypeError,
+        "model is of type str: expected a keras.Model",
+    ),
+    "lengths": (
+        lambda m: fit(m, ROWS, LABELS[:30]),
+        ValueError,
+        "x has 40 rows, y has 30 rows: every array needs a row for each sample",
+    ),
+    "lengths of one of several": (
+        lambda m: fit(m, {"a": ROWS, "b": ROWS[:7]}, LABELS),
+        ValueError,
+        "x/a has 40 rows, x/b has 7 rows, y has 40 rows",
+    ),
+    "empty arrays": (lambda m: fit(m, ROWS[:0], LABELS[:0]), ValueError, "x has no rows"),
+    "empty dataset": (
+        lambda m: fit_source(m, slices((ROWS, LABELS)).batch(8).take(0)),
+        ValueError,
+        "dataset is empty: expected at least one batch",
+    ),
+    "empty dataset of unknown length": (
+        lambda m: fit_source(m, slices((ROWS, LABELS)).batch(8).filter(lambda *_: False)),
+        ValueError,
+        "gave no batch: expected at least one",
+    ),
+    "empty generator": (
+        lambda m: fit_source(m, iter([])),
+        ValueError,
+        "gave no batch: expected at least one",
+    ),
+    "unbatched dataset": (
+        lambda m: fit_source(m, slices((ROWS, LABELS))),
+        ValueError,
+        r"single rows of shape \(4,\).*batches of them, \(None, 4\): call dataset.batch",
+    ),
+    "shape": (
+        lambda m: fit(m, ROWS[:, :3], LABELS),
+        ValueError,
+        r"x has shape \(8, 3\), but the model takes \(None, 4\): reshape.*epoch 0, step 0",
+    ),
+    "dtype": (
+        lambda m: fit(m, TEXT, LABELS),
+        ValueError,
+        "x holds strings, but the model takes float32: turn them into numbers",
+    ),
+    "number of inputs": (
+        lambda m: fit(two_inputs(), ROWS, LABELS),
+        ValueError,
+        r"x has 1 arrays, but the model has 2 inputs \(a, b\): give one array for each",
+    ),
+    "labels outside the classes": (
+        lambda m: fit(m, ROWS, LABELS + 1),
+        ValueError,
+        "label 3, but the model tells 3 classes apart, so labels run from 0 to 2: number them so",
+    ),
+    "negative labels": (lambda m: fit(m, ROWS, LABELS - 1), ValueError, "y has the label -1"),
+    "labels outside the classes, dataset": (
+        lambda m: fit_source(m, slices((ROWS, LABELS + 1)).batch(8)),
+        ValueError,
+        "label 3, but the model tells 3 classes apart.*step 0",
+    ),
+    "infinite dataset": (
+        lambda m: fit_source(m, slices((ROWS, LABELS)).batch(8).repeat()),
+        ValueError,
+        "infinite: give steps_per_epoch, how many batches",
+    ),
+    "infinite validation": (
+        lambda m: fit(m, ROWS, LABELS, validation_data=slices((ROWS, LABELS)).batch(8).repeat()),
+        ValueError,
+        "infinite: give validation_steps",
+    ),
+    "infinite evaluation": (
+        lambda m: CustomTrainer(m).evaluate(slices((ROWS, LABELS)).batch(8).repeat()),
+        ValueError,
+        "infinite: give steps, how many",
+    ),
+    "unknown argument": (
+        lambda m: fit(m, ROWS, LABELS, epoch=3),
+        TypeError,
+        "fit has no argument 'epoch': did you mean 'epochs'?",
+    ),
+    "unlike any argument": (
+        lambda m: CustomTrainer(m).predict(ROWS, zzz=1),
+        TypeError,
+        "predict has no argument 'zzz': it takes x, batch_size",
+    ),
+    "metric name": (
+        lambda m: CustomTrainer(m, metrics=["acuracy"]).fit(ROWS, LABELS, verbose=0),
+        ValueError,
+        "no metric 'acuracy': did you mean 'accuracy'?",
+    ),
+    "loss name": (
+        lambda m: CustomTrainer(m, loss="mean_square_error").fit(ROWS, LABELS, verbose=0),
+        ValueError,
+        "no loss 'mean_square_error': did you mean 'mean_squared_error'?",
+    ),
+    "train_step without logs": (
+        lambda m: fit(m, ROWS, LABELS, trainer=ReturnsNothing),
+        TypeError,
+        "train_step returned NoneType: expected a dict of scalars by log key",
+    ),
+    "train_step that names validation": (
+        lambda m: fit(m, ROWS, LABELS, trainer=NamesValidation),
+        ValueError,
+        "train_step returned the log key 'val_loss'.*call it 'loss'",
+    ),
+    "Python numbers": (
+        lambda m: fit(m, [[1, 2, 3, 4]], [0]),
+        ValueError,
+        "x is of type list: expected arrays.*call numpy.array",
+    ),
+    "no data": (lambda m: fit(m), ValueError, "x is missing: give arrays"),
+    "targets beside a dataset": (
+        lambda m: fit(m, slices((ROWS, LABELS)).batch(8), LABELS),
+        ValueError,
+        r"y was given beside a tf.data.Dataset: let the tf.data.Dataset yield \(x, y\)",
+    ),
+    "two kinds of weights": (
+        lambda m: fit(m, ROWS, LABELS, class_weight={0: 2.0}, sample_weight=np.ones(40)),
+        ValueError,
+        "class_weight and sample_weight were both given: give one",
+    ),
+    "validation split": (
+        lambda m: fit(m, ROWS, LABELS, validation_split=0.999),
+        ValueError,
+        "validation_split=0.999 of 40 rows leaves one side empty",
+    ),
+}
+
+
+def two_inputs():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], keras.layers.Dense(3)(keras.layers.Add()([a, b])))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def unlossy():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd")
+    return model
+
+
+@pytest.mark.parametrize("case", BEFORE_TRAINING)
+def test_bad_input_is_told_before_any_weight_changes(case):
+    provoke, kind, message = BEFORE_TRAINING[case]
+    model = classifier()
+    before = model.get_weights()
+    with pytest.raises(kind) as caught:
+        provoke(model)
+    assert re.search(message, told(caught.value), re.DOTALL)
+    for weights, weights_before in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, weights_before)
+
+
+AT_A_BATCH = {
+    "shape, generator": (
+        lambda m: fit_source(m, batches_then(NARROW)()),
+        r"x has shape \(8, 3\), but the model takes \(None, 4\).*epoch 0, step 2",
+    ),
+    "shape, dataset": (
+        lambda m: fit_source(m, dataset_then(NARROW)),
+        r"x has shape \(8, 3\), but the model takes \(None, 4\).*epoch 0, step 2",
+    ),
+    "labels, dataset": (
+        lambda m: fit_source(m, dataset_then((ROWS[:8], LABELS[:8] + 7))),
+        "y has the label 9, but the model tells 3 classes apart.*epoch 0, step 2",
+    ),
+    "labels, generator": (
+        lambda m: fit_source(m, batches_then((ROWS[:8], LABELS[:8] - 4))()),
+        "y has the label -[234], but the model tells 3 classes apart.*epoch 0, step 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize("case", AT_A_BATCH)
+def test_a_bad_batch_leaves_the_weights_of_the_last_whole_step(case, eager):
+    provoke, message = AT_A_BATCH[case]
+    model, twin = classifier(run_eagerly=eager), classifier(run_eagerly=eager)
+    twin.set_weights(model.get_weights())
+    fit_source(twin, batches_then()())
+    with pytest.raises(ValueError, match="x has|y has") as caught:
+        provoke(model)
+    assert re.search(message, told(caught.value), re.DOTALL)
+    for weights, whole in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, whole)
+    fit(model, ROWS, LABELS)
+
+
+def generator_that_raises():
+    yield ROWS[:8], LABELS[:8]
+    raise KeyError("no such file")
+
+
+FAILING_CODE = {
+    "generator": (
+        lambda m: fit_source(m, generator_that_raises()),
+        KeyError,
+        "no such file",
+        "step 1",
+        "generator_that_raises",
+    ),
+    "PyDataset": (
+        lambda m: fit_source(m, BurningDataset(), shuffle=False),
+        OSError,
+        "disk on fire",
+        "step 3",
+        "__getitem__",
+    ),
+    "PyDataset in threads": (
+        lambda m: fit_source(m, BurningDataset(workers=2), shuffle=False),
+        OSError,
+        "disk on fire",
+        "step 3",
+        "__getitem__",
+    ),
+    "callback": (
+        lambda m: fit(m, ROWS, LABELS, callbacks=[FailsAt(4)]),
+        RuntimeError,
+        "the callback broke",
+        "step 4",
+        "on_train_batch_end",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILING_CODE)
+def test_a_users_own_error_keeps_its_traceback_and_gains_the_place(case):
+    provoke, kind, message, place, function = FAILING_CODE[case]
+    with pytest.raises(kind, match=message) as caught:
+        provoke(classifier())
+    assert f"(while training, epoch 0, {place})" in told(caught.value).splitlines()
+    assert function in [entry.name for entry in caught.traceback]
+
+
+def test_an_error_of_a_worker_process_keeps_its_type_and_gains_the_place():
+    data = BurningDataset(workers=1, use_multiprocessing=True)
+    with pytest.raises(OSError, match="disk on fire") as caught:
+        fit_source(classifier(), data, shuffle=False)
+    assert "(while training, epoch 0, step 3)" in told(caught.value)
+    assert "__getitem__" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"steps_per_epoch": 7},
+            "steps_per_epoch=7, but a pass through the data has 5 batches, so epochs end early, "
+            "after 5 steps: give steps_per_epoch=5, or a dataset with .repeat()",
+        ),
+        (
+            {"validation_data": (ROWS, LABELS), "validation_steps": 9},
+            "validation_steps=9, but a pass through the data has 5 batches",
+        ),
+        (
+            {"callbacks": [keras.callbacks.ReduceLROnPlateau("val_los", mode="min")]},
+            "ReduceLROnPlateau monitors 'val_los', which the logs do not have: monitor one of "
+            "accuracy, loss, or give validation_data",
+        ),
+        (
+            {
+                "callbacks": [keras.callbacks.EarlyStopping("val_los", mode="min")],
+                "validation_data": (ROWS, LABELS),
+            },
+            "EarlyStopping monitors 'val_los', which the logs do not have: monitor one of "
+            "accuracy, loss, val_accuracy, val_loss",
+        ),
+    ],
+    ids=["steps_per_epoch", "validation_steps", "monitor", "monitor of validation"],
+)
+def test_what_training_can_go_on_with_is_a_warning_before_the_first_step(arguments, message):
+    class NotesWarnings(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 0:
+                self.told = [str(warning.message) for warning in warned]
+
+    noted = NotesWarnings()
+    callbacks = [*arguments.pop("callbacks", []), noted]
+    with pytest.warns(UserWarning, match=re.escape(message)) as warned:
+        fit(classifier(), ROWS, LABELS, callbacks=callbacks, **arguments)
+    assert any(message in text for text in noted.told)
+
+
+def test_a_spent_generator_ends_training_with_a_warning():
+    with pytest.warns(
+        UserWarning, match="no batch in epoch 1.*a generator yields its batches once"
+    ):
+        history = fit_source(classifier(), batches_then()(), epochs=3)
+    assert history.epoch == [0]
+
+
+def test_another_keras_backend_ends_the_import_in_one_sentence():
+    result = subprocess.run(
+        [sys.executable, "-c", "import trainer"],
+        env={**os.environ, "KERAS_BACKEND": "numpy"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        "ImportError: trainer needs Keras on TensorFlow, but its backend is 'numpy': set the "
+        "environment variable KERAS_BACKEND=tensorflow before keras is first imported."
+    )
+
+
+def told(error):
+    """What Python prints of an error after its traceback."""
+    return "\n".join([f"{error}", *getattr(error, "__notes__", [])])

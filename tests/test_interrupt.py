@@ -1,0 +1,66 @@
+"""Ctrl-C leaves the model with the weights of the last whole step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import sys
+import keras, numpy as np
+from trainer import CustomTrainer
+
+def model():
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"),
+                              keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(1e-3), "mse", steps_per_execution={group})
+    return model
+
+rows = np.random.default_rng(0).random((3200, 8), dtype="float32")
+targets = rows.sum(axis=1)
+
+class Ready(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            print("training", flush=True)
+
+interrupted = CustomTrainer(model(), seed=1)
+try:
+    interrupted.fit(rows, targets, epochs=100_000, verbose=0, callbacks=[Ready()])
+except KeyboardInterrupt:
+    pass
+steps = int(interrupted.optimizer.iterations)
+whole = CustomTrainer(model(), seed=1)
+epochs, rest = divmod(steps, 100)
+whole.fit(rows, targets, epochs=epochs, verbose=0)
+if rest:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = int(self.model.optimizer.iterations) >= steps
+    whole.fit(rows, targets, epochs=1, verbose=0, callbacks=[Stop()])
+same = all(map(np.array_equal, interrupted.model.get_weights(), whole.model.get_weights()))
+history = interrupted.fit(rows, targets, epochs=1, verbose=0).history
+uncounted = steps - interrupted.step + 100
+print(steps > 100, uncounted, same, np.isfinite(history["loss"][0]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("group", [1, 5])
+def test_ctrl_c_keeps_whole_steps(group):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(group=group)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().strip() == "training"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    past_first_epoch, uncounted, same, goes_on = printed.split()
+    assert past_first_epoch == same == goes_on == "True"
+    assert int(uncounted) in (0, group)
