@@ -90,10 +90,12 @@ def callback_list(
         add_history: whether to add a `History` where there is none.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not hasattr(callbacks, "_model"):
+        if getattr(callbacks, "model", None) is None:
             callbacks.set_model(model)
         if not callbacks.params:
             callbacks.set_params(params)
+        if add_history:
+            _add_history(callbacks, model)
         return callbacks
     made = keras.callbacks.CallbackList(callbacks, add_history=add_history)
     if bar is not None:
@@ -101,6 +103,13 @@ def callback_list(
     made.set_model(model)
     made.set_params(params)
     return made
+
+
+def _add_history(callbacks: keras.callbacks.CallbackList, model: keras.Model) -> None:
+    if not any(isinstance(c, keras.callbacks.History) for c in callbacks.callbacks):
+        model.history = keras.callbacks.History()
+        model.history.set_model(model)
+        callbacks.callbacks.append(model.history)
 
 
 def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:

@@ -140,6 +140,8 @@ def groups(
                 outputs = run.program.run(feed, group)
             except StopIteration:
                 feed.exhausted = True
+                if run.steps and first:
+                    _warn_of_early_end(first, run.steps)
                 return
             count(feed.position - before)
             logs = {"outputs": outputs} if run.mode == "predict" else outputs
@@ -177,6 +179,14 @@ def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
 
 def _last(outputs: Iterator[Any]) -> Any | None:
     return next(iter(collections.deque(outputs, maxlen=1)), None)
+
+
+def _warn_of_early_end(done: int, steps: int) -> None:
+    warnings.warn(
+        f"The data ended after {done} of {steps} steps, and so did the epoch: ask for fewer steps, "
+        "or give a dataset with .repeat().",
+        stacklevel=8,
+    )
 
 
 def _end_without_batch(epoch: int, is_first: bool) -> None:

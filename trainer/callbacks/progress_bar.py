@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -101,7 +102,7 @@ class ProgressBar(keras.callbacks.Callback):
                 unit="step",
                 file=sys.stdout,
                 mininterval=0,
-                dynamic_ncols=True,
+                **_size(),
             )
 
     def _draw(self, done: int, logs: dict | None = None) -> None:
@@ -114,6 +115,7 @@ class ProgressBar(keras.callbacks.Callback):
     def _end(self, logs: dict | None = None) -> None:
         self._steps = self._steps or self._done
         if self._bar is not None:
+            self._bar.ncols = None  # a finished line may wrap: nothing is drawn over it
             self._draw(self._done, logs)
             self._bar.close()
             self._bar = None
@@ -139,6 +141,14 @@ def _shows_bar(verbose: int | str) -> bool:
     if verbose == "auto":
         return _IN_NOTEBOOK or sys.stdout.isatty()
     return verbose == 1
+
+
+def _size() -> dict[str, int]:
+    """Returns the size of the terminal as tqdm takes it, nothing where there is none to fit into."""
+    if _IN_NOTEBOOK or not sys.stdout.isatty():
+        return {}
+    size = shutil.get_terminal_size()  # 80 by 24 where the terminal does not know
+    return {"ncols": size.columns, "nrows": size.lines}
 
 
 def _told(logs: dict | None, equals: str, comma: str) -> str:
