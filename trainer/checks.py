@@ -151,5 +151,5 @@ def monitors(
 
 def _log_keys(run: Run, epoch: int) -> set[str] | None:
     run.feed.rewind(epoch)
-    spec = run.program.output_spec(run.feed)
+    spec = run.program.output_spec(run.feed, run.group)
     return set(spec) if isinstance(spec, dict) else None

@@ -14,7 +14,7 @@ from trainer import checks, loop
 from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.errors import placed, raise_clearer
-from trainer.feeds import Feed, class_weights, open_feed, split_rows, tensors
+from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
 from trainer.hooks import Hooks, Mode, callback_list, python_logs
 from trainer.labels import check_labels, guard_labels
 from trainer.outputs import concatenated
@@ -289,7 +289,8 @@ class CustomTrainer(Steps):
                     "class_weight and sample_weight were both given: give one of them."
                 )
             sample_weight = class_weights(y, class_weight)
-        logs = self._on_batch("train", (x, y, sample_weight))
+        self.reset_metrics()
+        logs = python_logs(self._run_on_batch("train", (x, y, sample_weight)))
         self.count(1)
         return logs if return_dict else self._in_order(logs)
 
@@ -299,22 +300,23 @@ class CustomTrainer(Steps):
     ) -> float | list[float] | dict[str, float]:
         """Evaluates one batch. Arguments, result and errors as in `train_on_batch`."""
         self._check_compiled("test_on_batch", "test_step")
-        logs = self._on_batch("test", (x, y, sample_weight))
+        self.reset_metrics()
+        logs = python_logs(self._run_on_batch("test", (x, y, sample_weight)))
         return logs if return_dict else self._in_order(logs)
 
     @checks.known_arguments
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
-        return concatenated([self._program("predict").run_on_batch(tensors((x,)))])
+        return concatenated([self._run_on_batch("predict", (x,))])
 
     def count(self, steps: int) -> None:
         """Adds `steps` to the training steps taken so far."""
         self.step += steps
 
-    def _on_batch(self, mode: Mode, batch: tuple) -> dict[str, float]:
-        self.reset_metrics()
-        with placed(f"running {mode}_on_batch, step {self.step}"):
-            return python_logs(self._program(mode).run_on_batch(tensors(batch)))
+    def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
+        with placed(f"in {mode}_on_batch, step {self.step}"):
+            batch = keras.tree.map_structure(as_array, batch)
+            return self._program(mode).run_on_batch(batch)
 
     @contextlib.contextmanager
     def _opened(

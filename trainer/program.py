@@ -73,19 +73,15 @@ class Program:
         """
         if feed.source is None or self._run_eagerly:
             return self._run_from_python(feed, k)
-        first = tf.constant(feed.position, tf.int64)
+        function, arguments, done = self._compiled_for(feed, k)
         try:
-            if k == 1:
-                outputs, done = self._one(feed.source, first), 1
-            elif feed.steps is None and not feed.infinite:
-                outputs, done = self._at_most(feed.source, first, tf.constant(k, tf.int64))
-            else:
-                done = k if feed.steps is None else min(k, feed.steps - feed.position)
-                outputs = self._exactly(feed.source, first, tf.constant(done, tf.int64))
+            outputs = function(*arguments)
         except tf.errors.OutOfRangeError:
             raise StopIteration from None
         except tf.errors.OpError as error:
             self._explain(error, feed.batch_spec())
+        if done is None:
+            outputs, done = outputs
         feed.position += int(done)
         return outputs
 
@@ -96,14 +92,25 @@ class Program:
         except tf.errors.OpError as error:
             self._explain(error, batch)
 
-    def output_spec(self, feed: Feed) -> Any | None:
-        """Returns the structure of a step's outputs, traced without running; `None` if eager."""
+    def output_spec(self, feed: Feed, k: int = 1) -> Any | None:
+        """Returns the structure of what `run` would return, without running; `None` if eager."""
         if self._run_eagerly:
             return None
         if feed.source is None:
             return self._traced(feed).structured_outputs
-        first = tf.constant(0, tf.int64)
-        return self._one.get_concrete_function(feed.source, first).structured_outputs
+        function, arguments, done = self._compiled_for(feed, k)
+        outputs = function.get_concrete_function(*arguments).structured_outputs
+        return outputs if done else outputs[0]
+
+    def _compiled_for(self, feed: Feed, k: int) -> tuple[Any, tuple, int | None]:
+        """Returns what runs `k` steps, its arguments, and how many these will be, if known."""
+        first = tf.constant(feed.position, tf.int64)
+        if k == 1:
+            return self._one, (feed.source, first), 1
+        if feed.steps is None and not feed.infinite:
+            return self._at_most, (feed.source, first, tf.constant(k, tf.int64)), None
+        k = k if feed.steps is None else min(k, feed.steps - feed.position)
+        return self._exactly, (feed.source, first, tf.constant(k, tf.int64)), k
 
     def _run_from_python(self, feed: Feed, k: int) -> Any:
         outputs = None
@@ -111,11 +118,12 @@ class Program:
             try:
                 if not self._run_eagerly and feed.position == 0:
                     self._traced(feed)
-                outputs = self.run_on_batch(feed.next())
+                batch = feed.next()
             except StopIteration:
                 if done == 0:
                     raise
                 break
+            outputs = self.run_on_batch(batch)
         return outputs
 
     def _traced(self, feed: Feed) -> Any:

@@ -144,7 +144,7 @@ def _shows_bar(verbose: int | str) -> bool:
 
 
 def _size() -> dict[str, int]:
-    """Returns the size of the terminal as tqdm takes it, nothing where there is none to fit into."""
+    """Returns the size of the terminal as tqdm takes it, nothing where there is none."""
     if _IN_NOTEBOOK or not sys.stdout.isatty():
         return {}
     size = shutil.get_terminal_size()  # 80 by 24 where the terminal does not know

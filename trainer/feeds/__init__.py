@@ -22,9 +22,9 @@ from trainer.feeds.iterables import (
     class_weights,
 )
 from trainer.feeds.rows import row_count, split_rows
-from trainer.feeds.tensors import as_array, is_array, tensors
+from trainer.feeds.tensors import as_array, is_array
 
-__all__ = ["Batch", "Feed", "class_weights", "open_feed", "split_rows", "tensors"]
+__all__ = ["Batch", "Feed", "as_array", "class_weights", "open_feed", "split_rows"]
 
 tree = keras.tree
 

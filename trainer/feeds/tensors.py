@@ -56,11 +56,6 @@ def as_tensor(value: Any) -> Array | None:
     return tf.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
 
 
-def tensors(batch: Any) -> Any:
-    """Returns `batch`, a structure of arrays of any library, as a structure of tensors."""
-    return keras.tree.map_structure(as_tensor, batch)
-
-
 def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
     """Returns the spec of `tensor` with the number of rows left open."""
     if tensor is None:
