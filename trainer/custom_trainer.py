@@ -13,13 +13,14 @@ import keras
 from trainer import checks, loop
 from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
+from trainer.compiling import compile_mark, compile_model
 from trainer.errors import placed, raise_clearer
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
 from trainer.hooks import Hooks, Mode, callback_list, python_logs
 from trainer.labels import check_labels, guard_labels
 from trainer.outputs import concatenated
 from trainer.program import PredictProgram, Program
-from trainer.steps import Steps
+from trainer.steps import Steps, overrides
 from trainer.watching import group_length
 
 
@@ -92,7 +93,7 @@ class CustomTrainer(Steps):
             "jit_compile": jit_compile,
             "steps_per_execution": steps_per_execution,
         }
-        _compile(model, _given(arguments), _given(settings))
+        compile_model(model, arguments, settings)
 
     @property
     def optimizer(self) -> keras.Optimizer:
@@ -152,7 +153,7 @@ class CustomTrainer(Steps):
             ValueError: the model is not compiled, or the data or an argument does not fit; before
                 any weight changes.
         """
-        self._check_compiled("fit", "train_step")
+        self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
         epochs = _limited("epochs", epochs, keras.config.max_epochs())
         if validation_split and validation_data is None:
@@ -220,7 +221,7 @@ class CustomTrainer(Steps):
         Raises:
             ValueError: the model is not compiled, or the data or an argument does not fit.
         """
-        self._check_compiled("evaluate", "test_step")
+        self._check_compiled("evaluate", "test")
         data = (x, y, sample_weight)
         opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
@@ -282,7 +283,7 @@ class CustomTrainer(Steps):
         Raises:
             ValueError: the model is not compiled, or an argument does not fit.
         """
-        self._check_compiled("train_on_batch", "train_step")
+        self._check_compiled("train_on_batch", "train")
         if class_weight is not None:
             if sample_weight is not None:
                 raise ValueError(
@@ -299,7 +300,7 @@ class CustomTrainer(Steps):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> float | list[float] | dict[str, float]:
         """Evaluates one batch. Arguments, result and errors as in `train_on_batch`."""
-        self._check_compiled("test_on_batch", "test_step")
+        self._check_compiled("test_on_batch", "test")
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("test", (x, y, sample_weight)))
         return logs if return_dict else self._in_order(logs)
@@ -339,7 +340,7 @@ class CustomTrainer(Steps):
 
     def _build_for_replicas(self, feed: Feed) -> None:
         model = self.model
-        mark = _compile_mark(model)
+        mark = compile_mark(model)
         if model.distribute_strategy.num_replicas_in_sync > 1 and self._built_for is not mark:
             feed.rewind(self.epoch)
             build_state(model, self.test_step, feed.batch_spec())
@@ -370,7 +371,7 @@ class CustomTrainer(Steps):
     def _program(self, mode: Mode) -> Program:
         """Returns the compiled step of `mode`, a new one if the model was compiled since."""
         model = self.model
-        made_by = (_compile_mark(model), model.run_eagerly, model.jit_compile)
+        made_by = (compile_mark(model), model.run_eagerly, model.jit_compile)
         if mode not in self._programs or self._programs[mode][0] != made_by:
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
@@ -399,13 +400,14 @@ class CustomTrainer(Steps):
 
     def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
         """Returns the model's inputs, if they are known and the step passes it x as it comes."""
-        own = getattr(type(self), f"{mode}_step") is not getattr(Steps, f"{mode}_step")
-        return None if own else getattr(self.model, "inputs", None)
+        own_step = self._has_own_step(mode) or overrides(self.model, f"{mode}_step")
+        return None if own_step else getattr(self.model, "inputs", None)
 
-    def _check_compiled(self, method: str, step: str) -> None:
-        """Raises an error if the step is Keras's own and the model was never compiled."""
-        own_step = getattr(type(self), step) is not getattr(Steps, step)
-        if not own_step and not self.model.compiled:
+    def _has_own_step(self, mode: Mode) -> bool:
+        return getattr(type(self), f"{mode}_step") is not getattr(Steps, f"{mode}_step")
+
+    def _check_compiled(self, method: str, mode: Mode) -> None:
+        if not self.model.compiled and not self._has_own_step(mode):
             raise ValueError(
                 f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "
                 "call model.compile(optimizer=..., loss=...) first."
@@ -421,32 +423,6 @@ class CustomTrainer(Steps):
         ordered += [key for key in sorted(logs) if key not in names]
         values = [logs[name] for name in ordered]
         return values[0] if len(values) == 1 else values
-
-
-def _compile(model: keras.Model, arguments: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Compiles `model` with `arguments`, or only applies `settings` where there are none."""
-    if not arguments:
-        for name, value in settings.items():
-            # None is how the property is told to work "auto" out.
-            setattr(model, name, None if value == "auto" else value)
-        return
-    if model.compiled:
-        kept = {"optimizer": model.optimizer}
-        if "loss" not in arguments:
-            kept |= {"loss": model.loss}
-            kept |= _given({"loss_weights": model.get_compile_config().get("loss_weights")})
-        arguments = {**kept, **arguments}
-    with model.distribute_strategy.scope():
-        model.compile(**arguments, **settings)
-
-
-def _compile_mark(model: keras.Model) -> Any:
-    # `compile` makes a new loss tracker, the first metric, each time.
-    return keras.Model.metrics.fget(model)[0] if model.compiled else None
-
-
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _limited(name: str, value: int | None, limit: int | None) -> int | None:

@@ -1,0 +1,43 @@
+"""Compiling a model, and noticing that it was compiled again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def compile_model(model: keras.Model, arguments: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Compiles `model` with `arguments`, or only applies `settings` where there are none.
+
+    A model that is compiled keeps its optimizer, loss and loss weights where none are given.
+
+    Args:
+        model: the model.
+        arguments: arguments of `model.compile` by name; `None` stands for one that is not given.
+        settings: the same for those arguments of it that are attributes of a model, too.
+    """
+    arguments, settings = _given(arguments), _given(settings)
+    if not arguments:
+        for name, value in settings.items():
+            # None is how the property is told to work "auto" out.
+            setattr(model, name, None if value == "auto" else value)
+        return
+    if model.compiled:
+        kept = {"optimizer": model.optimizer}
+        if "loss" not in arguments:
+            kept |= {"loss": model.loss}
+            kept |= _given({"loss_weights": model.get_compile_config().get("loss_weights")})
+        arguments = {**kept, **arguments}
+    with model.distribute_strategy.scope():
+        model.compile(**arguments, **settings)
+
+
+def compile_mark(model: keras.Model) -> Any:
+    """Returns an object that is another one after each compile, `None` before the first."""
+    # `compile` makes a new loss tracker, the first metric, each time.
+    return keras.Model.metrics.fget(model)[0] if model.compiled else None
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
