@@ -128,6 +128,8 @@ def _of_inputs(x: Any, inputs: list[keras.KerasTensor]) -> str | None:
             f"({names}): give one array for each, in a list or in a dict by these names."
         )
     for name, leaf, symbol in pairs:
+        if not hasattr(leaf, "dtype"):
+            continue
         if tf.as_dtype(leaf.dtype) == tf.string and symbol.dtype != "string":
             return (
                 f"{name} holds strings, but the model takes {symbol.dtype}: turn them into "
