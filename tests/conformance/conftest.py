@@ -4,7 +4,6 @@ Keras's own tests, which are installed with it, then run through `CustomTrainer`
 """
 
 import functools
-import weakref
 
 import keras
 import pytest
@@ -15,24 +14,24 @@ ROUTED = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "pred
 
 
 class Routes:
-    """Sends the calls of each model to a trainer of its own, which lives as long as the model."""
+    """Sends the calls of each model to a trainer of its own, which lives as long as the test."""
 
     def __init__(self):
-        self._trainers = weakref.WeakKeyDictionary()
+        self._trainers = {}
         self.calls = []
 
     def route(self, name):
         @functools.wraps(getattr(keras.Model, name))
         def routed(model, *args, **kwargs):
             self.calls.append(name)
-            return getattr(self._trainer_of(model), name)(*args, **kwargs)
+            return getattr(self.trainer_of(model), name)(*args, **kwargs)
 
         return routed
 
-    def _trainer_of(self, model):
-        if model not in self._trainers:
-            self._trainers[model] = CustomTrainer(model)
-        return self._trainers[model]
+    def trainer_of(self, model):
+        if id(model) not in self._trainers:
+            self._trainers[id(model)] = CustomTrainer(model)
+        return self._trainers[id(model)]
 
 
 @pytest.fixture(autouse=True)
