@@ -112,6 +112,10 @@ class GeneratorFeed(IteratorFeed):
     def _start_pass(self, epoch: int) -> None:
         pass
 
+    def close(self) -> None:  # noqa: D102
+        # Whoever uses the generator next must not find it at work in our thread.
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
 
 class PyDatasetFeed(IterableFeed):
     """Batches of a `keras.utils.PyDataset`, fetched by its workers.
