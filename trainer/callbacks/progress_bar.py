@@ -115,8 +115,9 @@ class ProgressBar(keras.callbacks.Callback):
     def _end(self, logs: dict | None = None) -> None:
         self._steps = self._steps or self._done
         if self._bar is not None:
+            self._bar.n = min(self._done, self._steps)
             self._bar.ncols = None  # a finished line may wrap: nothing is drawn over it
-            self._draw(self._done, logs)
+            self._bar.set_postfix_str(_told(logs, "=", ", "), refresh=False)
             self._bar.close()
             self._bar = None
         elif self.params["verbose"]:
