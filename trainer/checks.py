@@ -6,17 +6,14 @@ import difflib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from trainer.errors import paired_inputs
 from trainer.feeds import Feed
-
-if TYPE_CHECKING:
-    from trainer.loop import Run
 
 
 def known_arguments(method: Callable) -> Callable:
@@ -126,30 +123,23 @@ def logs(logs: Any, step: str) -> dict[str, Any]:
 
 
 def monitors(
-    callbacks: Iterable[keras.callbacks.Callback], run: Run, epoch: int, validation: Run | None
+    monitoring: list[keras.callbacks.Callback], keys: set[str], val_keys: set[str] | None
 ) -> None:
-    """Warns of callbacks that monitor a log key which this run will not have."""
-    monitoring = [c for c in callbacks if isinstance(getattr(c, "monitor", None), str)]
-    if not monitoring:
-        return
-    keys = _log_keys(run, epoch)
-    val_keys = _log_keys(validation, 0) if validation is not None else set()
-    if keys is None or val_keys is None:
-        return
-    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys)]
+    """Warns of callbacks that monitor a log key which there will not be.
+
+    Args:
+        monitoring: callbacks with an attribute `monitor`.
+        keys: the log keys of a training step.
+        val_keys: those of a validation step, `None` where there is no validation.
+    """
+    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys or ())]
     for callback in monitoring:
-        if callback.monitor not in known:
-            mend = ""
-            if callback.monitor.startswith("val_") and validation is None:
-                mend = ", or give validation_data"
-            warnings.warn(
-                f"{type(callback).__name__} monitors {callback.monitor!r}, which the logs do not "
-                f"have: monitor one of {', '.join(known)}{mend}.",
-                stacklevel=5,
-            )
-
-
-def _log_keys(run: Run, epoch: int) -> set[str] | None:
-    run.feed.rewind(epoch)
-    spec = run.program.output_spec(run.feed, run.group)
-    return set(spec) if isinstance(spec, dict) else None
+        if callback.monitor in known:
+            continue
+        is_of_validation = callback.monitor.startswith("val_") and val_keys is None
+        warnings.warn(
+            f"{type(callback).__name__} monitors {callback.monitor!r}, which the logs do not have: "
+            f"monitor one of {', '.join(known)}"
+            f"{', or give validation_data' if is_of_validation else ''}.",
+            stacklevel=6,
+        )

@@ -53,8 +53,6 @@ class CustomTrainer(Steps):
     Attributes:
         model: the model.
         seed: the seed.
-        step: training steps taken so far, over all calls.
-        epoch: epochs trained so far, over all calls; no less than a fit's `initial_epoch`.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -77,8 +75,7 @@ class CustomTrainer(Steps):
         checks.is_model(model)
         self.model = model
         self.seed = _seed_of_random_state() if seed is None else int(seed)
-        self.step = 0
-        self.epoch = 0
+        self._progress = loop.Progress()
         self._built_for: Any = None
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         arguments = {
@@ -94,6 +91,16 @@ class CustomTrainer(Steps):
             "steps_per_execution": steps_per_execution,
         }
         compile_model(model, arguments, settings)
+
+    @property
+    def step(self) -> int:
+        """Training steps taken so far, over all calls."""
+        return self._progress.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far, over all calls; no less than a fit's `initial_epoch`."""
+        return self._progress.epoch
 
     @property
     def optimizer(self) -> keras.Optimizer:
@@ -184,6 +191,7 @@ class CustomTrainer(Steps):
                 loop.train(
                     self,
                     self._run("train", feed, hooks, steps),
+                    self._progress,
                     epochs=epochs,
                     initial_epoch=initial_epoch,
                     validation=val_feed and self._run("test", val_feed, hooks, val_steps),
@@ -256,7 +264,7 @@ class CustomTrainer(Steps):
         data = (x, None, None)
         opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
-            outputs = loop.predict(self, self._run("predict", feed, hooks, steps))
+            outputs = loop.predict(self.model, self._run("predict", feed, hooks, steps))
         return concatenated(outputs)
 
     @checks.known_arguments
@@ -292,7 +300,7 @@ class CustomTrainer(Steps):
             sample_weight = class_weights(y, class_weight)
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("train", (x, y, sample_weight)))
-        self.count(1)
+        self._progress.count(1)
         return logs if return_dict else self._in_order(logs)
 
     @checks.known_arguments
@@ -309,10 +317,6 @@ class CustomTrainer(Steps):
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
         return concatenated([self._run_on_batch("predict", (x,))])
-
-    def count(self, steps: int) -> None:
-        """Adds `steps` to the training steps taken so far."""
-        self.step += steps
 
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"):

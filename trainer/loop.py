@@ -6,16 +6,34 @@ import collections
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
 
 from trainer import checks
 from trainer.errors import placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, Mode, python_logs
 from trainer.program import Program
+from trainer.steps import Steps
 
-if TYPE_CHECKING:
-    from trainer.custom_trainer import CustomTrainer
+
+@dataclass
+class Progress:
+    """How far training has come, over all calls of `fit`.
+
+    Attributes:
+        step: steps taken.
+        epoch: epochs trained.
+    """
+
+    step: int = 0
+    epoch: int = 0
+
+    def count(self, steps: int) -> None:
+        """Adds `steps` to the steps taken."""
+        self.step += steps
 
 
 class Run(NamedTuple):
@@ -39,8 +57,9 @@ class Run(NamedTuple):
 
 
 def train(
-    trainer: CustomTrainer,
+    steps: Steps,
     run: Run,
+    progress: Progress,
     *,
     epochs: int,
     initial_epoch: int,
@@ -58,57 +77,57 @@ def train(
         on_train_end
 
     Args:
-        trainer: its metrics are reset and read, its counters moved.
+        steps: whose metrics are reset and read.
         run: the training.
+        progress: is moved on with each step and epoch.
         epochs: the epoch to end before.
         initial_epoch: the epoch to begin with, unless a callback restores another.
         validation: the evaluation after an epoch.
         validation_freq: every how many epochs, or after which, counted from 1.
     """
-    model, hooks = trainer.model, run.hooks
+    model, hooks = steps.model, run.hooks
     model.stop_training = False
     hooks.begin("train")
     # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
     initial_epoch = getattr(model, "_initial_epoch", None) or initial_epoch
-    trainer.epoch = max(trainer.epoch, initial_epoch)
-    checks.monitors(hooks.callbacks, run, trainer.epoch, validation)
+    progress.epoch = max(progress.epoch, initial_epoch)
+    _check_monitors(run, progress.epoch, validation)
     epoch_logs = None
     for epoch in range(initial_epoch, epochs):
-        trainer.reset_metrics()
+        steps.reset_metrics()
         hooks.epoch_begin(epoch)
-        logs = _train_epoch(trainer, run, epoch)
+        logs = _train_epoch(model, run, progress, epoch)
         if logs is None:
             _end_without_batch(epoch, is_first=epoch == initial_epoch)
             break
-        epoch_logs = python_logs(trainer.epoch_logs(logs))
+        epoch_logs = python_logs(steps.epoch_logs(logs))
         if validation is not None and _is_due(epoch + 1, validation_freq):
-            val_logs = evaluate(trainer, validation)
+            val_logs = evaluate(steps, validation)
             epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
-        trainer.epoch += 1
+        progress.epoch += 1
         hooks.epoch_end(epoch, epoch_logs)
         if model.stop_training:
             break
-    trainer.finalize_weights()
+    steps.finalize_weights()
     hooks.end("train", epoch_logs)
 
 
-def evaluate(trainer: CustomTrainer, run: Run) -> dict[str, float]:
+def evaluate(steps: Steps, run: Run) -> dict[str, float]:
     """Returns the logs of a pass through the feed, hooks called as in Keras."""
-    model = trainer.model
+    model = steps.model
     model.stop_evaluating = False
     run.hooks.begin("test")
-    trainer.reset_metrics()
+    steps.reset_metrics()
     logs = _last(_pass(run, lambda: model.stop_evaluating))
     if logs is None:
         raise ValueError(_NO_BATCH)
-    logs = python_logs(trainer.epoch_logs(logs))
+    logs = python_logs(steps.epoch_logs(logs))
     run.hooks.end("test", logs)
     return logs
 
 
-def predict(trainer: CustomTrainer, run: Run) -> list[Any]:
+def predict(model: keras.Model, run: Run) -> list[Any]:
     """Returns the outputs of each group of a pass through the feed."""
-    model = trainer.model
     model.stop_predicting = False
     run.hooks.begin("predict")
     outputs = list(_pass(run, lambda: model.stop_predicting))
@@ -151,17 +170,36 @@ def groups(
             return
 
 
-def _train_epoch(trainer: CustomTrainer, run: Run, epoch: int) -> dict[str, Any] | None:
+def _check_monitors(run: Run, epoch: int, validation: Run | None) -> None:
+    monitoring = [c for c in run.hooks.callbacks if isinstance(getattr(c, "monitor", None), str)]
+    if not monitoring:
+        return
+    keys = _log_keys(run, epoch)
+    val_keys = None if validation is None else _log_keys(validation, 0)
+    if keys is not None:
+        checks.monitors(monitoring, keys, val_keys)
+
+
+def _log_keys(run: Run, epoch: int) -> set[str] | None:
+    """Returns the log keys of a step, `None` if only running it would tell."""
+    run.feed.rewind(epoch)
+    spec = run.program.output_spec(run.feed, run.group)
+    return None if spec is None else set(spec)
+
+
+def _train_epoch(
+    model: keras.Model, run: Run, progress: Progress, epoch: int
+) -> dict[str, Any] | None:
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
-    feed, model = run.feed, trainer.model
+    feed = run.feed
     if run.steps is None or feed.ended or not feed.position:
-        feed.rewind(trainer.epoch)
+        feed.rewind(progress.epoch)
     feed.epoch_began()
     place = f"epoch {epoch}, "
-    logs = _last(groups(run, lambda: model.stop_training, place, trainer.count))
+    logs = _last(groups(run, lambda: model.stop_training, place, progress.count))
     if logs is None and feed.position:
-        feed.rewind(trainer.epoch)  # the epoch before took the last batch of the pass
-        logs = _last(groups(run, lambda: model.stop_training, place, trainer.count))
+        feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
+        logs = _last(groups(run, lambda: model.stop_training, place, progress.count))
     feed.epoch_ended()
     return logs
 
