@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from trainer import checks, loop
+from trainer.algorithm import Algorithm, overrides
 from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_mark, compile_model
@@ -20,11 +21,10 @@ from trainer.hooks import Hooks, Mode, callback_list, python_logs
 from trainer.labels import check_labels, guard_labels
 from trainer.outputs import concatenated
 from trainer.program import PredictProgram, Program
-from trainer.steps import Steps, overrides
 from trainer.watching import group_length
 
 
-class CustomTrainer(Steps):
+class CustomTrainer(Algorithm):
     """Trains, evaluates and runs a Keras model as `model.fit` does, by a loop of its own.
 
     The trainer owns the loop, the steps and the metrics' lifecycle; the model stays a plain
@@ -408,7 +408,7 @@ class CustomTrainer(Steps):
         return None if own_step else getattr(self.model, "inputs", None)
 
     def _has_own_step(self, mode: Mode) -> bool:
-        return getattr(type(self), f"{mode}_step") is not getattr(Steps, f"{mode}_step")
+        return getattr(type(self), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")
 
     def _check_compiled(self, method: str, mode: Mode) -> None:
         if not self.model.compiled and not self._has_own_step(mode):

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import keras
 
 from trainer import checks
+from trainer.algorithm import Algorithm
 from trainer.errors import placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, Mode, python_logs
 from trainer.program import Program
-from trainer.steps import Steps
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Run(NamedTuple):
 
 
 def train(
-    steps: Steps,
+    algorithm: Algorithm,
     run: Run,
     progress: Progress,
     *,
@@ -77,7 +77,7 @@ def train(
         on_train_end
 
     Args:
-        steps: whose metrics are reset and read.
+        algorithm: whose metrics are reset and read.
         run: the training.
         progress: is moved on with each step and epoch.
         epochs: the epoch to end before.
@@ -85,7 +85,7 @@ def train(
         validation: the evaluation after an epoch.
         validation_freq: every how many epochs, or after which, counted from 1.
     """
-    model, hooks = steps.model, run.hooks
+    model, hooks = algorithm.model, run.hooks
     model.stop_training = False
     hooks.begin("train")
     # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
@@ -94,34 +94,35 @@ def train(
     _check_monitors(run, progress.epoch, validation)
     epoch_logs = None
     for epoch in range(initial_epoch, epochs):
-        steps.reset_metrics()
+        algorithm.reset_metrics()
         hooks.epoch_begin(epoch)
         logs = _train_epoch(model, run, progress, epoch)
         if logs is None:
             _end_without_batch(epoch, is_first=epoch == initial_epoch)
             break
-        epoch_logs = python_logs(steps.epoch_logs(logs))
+        epoch_logs = python_logs(algorithm.epoch_logs(logs))
         if validation is not None and _is_due(epoch + 1, validation_freq):
-            val_logs = evaluate(steps, validation)
+            val_logs = evaluate(algorithm, validation)
             epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
         hooks.epoch_end(epoch, epoch_logs)
         if model.stop_training:
             break
-    steps.finalize_weights()
+    if epochs > 0:
+        algorithm.finalize_weights()
     hooks.end("train", epoch_logs)
 
 
-def evaluate(steps: Steps, run: Run) -> dict[str, float]:
+def evaluate(algorithm: Algorithm, run: Run) -> dict[str, float]:
     """Returns the logs of a pass through the feed, hooks called as in Keras."""
-    model = steps.model
+    model = algorithm.model
     model.stop_evaluating = False
     run.hooks.begin("test")
-    steps.reset_metrics()
+    algorithm.reset_metrics()
     logs = _last(_pass(run, lambda: model.stop_evaluating))
     if logs is None:
         raise ValueError(_NO_BATCH)
-    logs = python_logs(steps.epoch_logs(logs))
+    logs = python_logs(algorithm.epoch_logs(logs))
     run.hooks.end("test", logs)
     return logs
 

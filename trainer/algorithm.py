@@ -1,4 +1,4 @@
-"""What happens to one batch: the steps of an algorithm, their losses and their metrics."""
+"""An algorithm: what happens to one batch, its losses and its metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.feeds import Batch
 tree = keras.tree
 
 
-class Steps:
+class Algorithm:
     """The steps that `model.fit`, `evaluate` and `predict` take, for a subclass to override.
 
     Where the model's own class overrides one of them, the model's is used, unless a subclass of the
