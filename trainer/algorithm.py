@@ -96,7 +96,7 @@ class Algorithm:
         The model's, and each `keras.metrics.Metric` that is an attribute of the trainer.
         """
         own = [value for value in vars(self).values() if isinstance(value, keras.metrics.Metric)]
-        return [*self.model.metrics, *own]
+        return [*self.model.metrics, *_without(own, self.model.metrics)]
 
     def call_model(self, x: Any, training: bool) -> Any:
         """Returns the model's output for `x`; passes `training` where the model takes it."""
@@ -173,14 +173,20 @@ class Algorithm:
             optimizer.finalize_variable_values(self.model.trainable_weights)
 
     def _own_metrics(self) -> list[keras.metrics.Metric]:
-        models = {id(metric) for metric in self.model.metrics}
-        return [metric for metric in self.metrics if id(metric) not in models]
+        return _without(self.metrics, self.model.metrics)
 
 
 def overrides(model: keras.Model, method: str) -> bool:
     """Returns whether the model's class, or the model itself, has its own `method`."""
     function = getattr(getattr(model, method), "__func__", None)
     return function is not getattr(keras.Model, method)
+
+
+def _without(
+    metrics: list[keras.metrics.Metric], others: list[keras.metrics.Metric]
+) -> list[keras.metrics.Metric]:
+    left_out = {id(metric) for metric in others}
+    return [metric for metric in metrics if id(metric) not in left_out]
 
 
 def _results(metrics: list[keras.metrics.Metric]) -> dict[str, tf.Tensor]:

@@ -98,7 +98,7 @@ def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:
     if not known:
         return batch
     x = keras.tree.map_structure(lambda leaf: known.get(id(leaf), leaf), x)
-    return (x,) if y is None and sample_weight is None else (x, y, sample_weight)
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
 
 def logs(logs: Any, step: str) -> dict[str, Any]:
@@ -123,20 +123,24 @@ def logs(logs: Any, step: str) -> dict[str, Any]:
 
 
 def monitors(
-    monitoring: list[keras.callbacks.Callback], keys: set[str], val_keys: set[str] | None
+    monitoring: list[keras.callbacks.Callback],
+    keys: set[str],
+    val_keys: set[str],
+    has_validation: bool,
 ) -> None:
     """Warns of callbacks that monitor a log key which there will not be.
 
     Args:
         monitoring: callbacks with an attribute `monitor`.
         keys: the log keys of a training step.
-        val_keys: those of a validation step, `None` where there is no validation.
+        val_keys: those of a validation step.
+        has_validation: whether there is validation.
     """
-    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys or ())]
+    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys)]
     for callback in monitoring:
         if callback.monitor in known:
             continue
-        is_of_validation = callback.monitor.startswith("val_") and val_keys is None
+        is_of_validation = callback.monitor.startswith("val_") and not has_validation
         warnings.warn(
             f"{type(callback).__name__} monitors {callback.monitor!r}, which the logs do not have: "
             f"monitor one of {', '.join(known)}"

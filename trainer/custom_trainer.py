@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ class CustomTrainer(Algorithm):
         self.model = model
         self.seed = _seed_of_random_state() if seed is None else int(seed)
         self._progress = loop.Progress()
-        self._built_for: Any = None
+        self._built_for: tuple = ()
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         arguments = {
             "optimizer": optimizer,
@@ -179,10 +180,12 @@ class CustomTrainer(Algorithm):
         )
         held_out = contextlib.nullcontext((None, None))
         if validation_data is not None:
+            validations = range(initial_epoch + 1, epochs + 1)
             held_out = self._opened(
                 "validation_steps",
                 keras.utils.unpack_x_y_sample_weight(validation_data),
                 steps=validation_steps,
+                evaluations=sum(loop.is_due(number, validation_freq) for number in validations),
                 batch_size=validation_batch_size or batch_size,
             )
         with training as (feed, steps), held_out as (val_feed, val_steps):
@@ -325,14 +328,33 @@ class CustomTrainer(Algorithm):
 
     @contextlib.contextmanager
     def _opened(
-        self, argument: str, data: tuple, *, steps: int | None, epochs: int = 1, **how: Any
+        self,
+        argument: str,
+        data: tuple,
+        *,
+        steps: int | None,
+        epochs: int = 1,
+        evaluations: int = 1,
+        **how: Any,
     ) -> Iterator[tuple[Feed, int | None]]:
-        """Opens the feed of `data`, checked to have the `steps` that `argument` asks for."""
+        """Opens the feed of `data`, checked to have what is asked of it.
+
+        Args:
+            argument: the name that the user gave `steps` by.
+            data: x, y and sample weights.
+            steps: batches to take each time, `None` for all.
+            epochs: how many times, each going on where the one before ended.
+            evaluations: how many times, each starting afresh.
+            how: further arguments of `open_feed`.
+        """
         steps = _limited(argument, steps, keras.config.max_steps_per_epoch())
+        group = group_length(self.model)
+        # The last group of an epoch is a whole one, too.
+        most = steps and math.ceil(steps / group) * group * epochs * evaluations
         feed = open_feed(
             *data,
             steps=steps,
-            most=steps and steps * epochs,
+            most=most,
             seed=self.seed,
             strategy=self.model.distribute_strategy,
             **how,
@@ -344,8 +366,8 @@ class CustomTrainer(Algorithm):
 
     def _build_for_replicas(self, feed: Feed) -> None:
         model = self.model
-        mark = compile_mark(model)
-        if model.distribute_strategy.num_replicas_in_sync > 1 and self._built_for is not mark:
+        mark = (compile_mark(model),)
+        if model.distribute_strategy.num_replicas_in_sync > 1 and self._built_for != mark:
             feed.rewind(self.epoch)
             build_state(model, self.test_step, feed.batch_spec())
             self._built_for = mark

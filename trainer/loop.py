@@ -91,17 +91,19 @@ def train(
     # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
     initial_epoch = getattr(model, "_initial_epoch", None) or initial_epoch
     progress.epoch = max(progress.epoch, initial_epoch)
-    _check_monitors(run, progress.epoch, validation)
     epoch_logs = None
     for epoch in range(initial_epoch, epochs):
         algorithm.reset_metrics()
         hooks.epoch_begin(epoch)
+        _begin_epoch(run, progress.epoch)
+        if epoch == initial_epoch:
+            _check_monitors(run, validation)
         logs = _train_epoch(model, run, progress, epoch)
         if logs is None:
             _end_without_batch(epoch, is_first=epoch == initial_epoch)
             break
-        epoch_logs = python_logs(algorithm.epoch_logs(logs))
-        if validation is not None and _is_due(epoch + 1, validation_freq):
+        epoch_logs = dict(algorithm.epoch_logs(logs))
+        if validation is not None and is_due(epoch + 1, validation_freq):
             val_logs = evaluate(algorithm, validation)
             epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
@@ -171,19 +173,29 @@ def groups(
             return
 
 
-def _check_monitors(run: Run, epoch: int, validation: Run | None) -> None:
+def _begin_epoch(run: Run, epoch: int) -> None:
+    feed = run.feed
+    feed.epoch_began()
+    if run.steps is None or feed.ended or not feed.position:
+        feed.rewind(epoch)
+
+
+def _check_monitors(run: Run, validation: Run | None) -> None:
     monitoring = [c for c in run.hooks.callbacks if isinstance(getattr(c, "monitor", None), str)]
     if not monitoring:
         return
-    keys = _log_keys(run, epoch)
-    val_keys = None if validation is None else _log_keys(validation, 0)
-    if keys is not None:
-        checks.monitors(monitoring, keys, val_keys)
+    keys, val_keys = _log_keys(run), set()
+    if validation is not None and validation.feed.source is not None:
+        validation.feed.rewind(0)
+        val_keys = _log_keys(validation)
+    elif validation is not None:
+        val_keys = keys  # for the step's own, a batch would have to be fetched before its time
+    if keys is not None and val_keys is not None:
+        checks.monitors(monitoring, keys, val_keys, has_validation=validation is not None)
 
 
-def _log_keys(run: Run, epoch: int) -> set[str] | None:
+def _log_keys(run: Run) -> set[str] | None:
     """Returns the log keys of a step, `None` if only running it would tell."""
-    run.feed.rewind(epoch)
     spec = run.program.output_spec(run.feed, run.group)
     return None if spec is None else set(spec)
 
@@ -193,9 +205,6 @@ def _train_epoch(
 ) -> dict[str, Any] | None:
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
     feed = run.feed
-    if run.steps is None or feed.ended or not feed.position:
-        feed.rewind(progress.epoch)
-    feed.epoch_began()
     place = f"epoch {epoch}, "
     logs = _last(groups(run, lambda: model.stop_training, place, progress.count))
     if logs is None and feed.position:
@@ -205,13 +214,14 @@ def _train_epoch(
     return logs
 
 
-def _is_due(number: int, frequency: int | Sequence[int]) -> bool:
+def is_due(number: int, frequency: int | Sequence[int]) -> bool:
+    """Returns whether validation follows epoch `number`, counted from 1."""
     return number % frequency == 0 if isinstance(frequency, int) else number in frequency
 
 
 def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
-    run.feed.rewind(0)
     run.feed.epoch_began()
+    run.feed.rewind(0)
     yield from groups(run, stopped)
     run.feed.epoch_ended()
 

@@ -71,6 +71,8 @@ class Program:
         Raises:
             StopIteration: the pass had no further batch; no step ran.
         """
+        if feed.ended:
+            raise StopIteration
         if feed.source is None or self._run_eagerly:
             return self._run_from_python(feed, k)
         function, arguments, done = self._compiled_for(feed, k)
@@ -130,24 +132,32 @@ class Program:
         # Open to any number of rows from the start, so that an odd last batch is no new trace.
         return self._step.get_concrete_function(feed.batch_spec())
 
+    def _step_after(self, batch: Batch) -> Any:
+        # At the end of the data nothing may run: no counter either, which takes nothing of a batch.
+        # TensorFlow drops a dependency on what is an input as well, so it is one on a copy.
+        tensors = tf.nest.flatten(batch, expand_composites=True)
+        first = next(tensor for tensor in tensors if tensor is not None)
+        with tf.control_dependencies([tf.identity(first)]):
+            return self._step(batch)
+
     @_graph_as_written
     def _take_and_step(self, source: Any, step: tf.Tensor) -> Any:
-        return self._step(source.take(step))
+        return self._step_after(source.take(step))
 
     @_graph_as_written
     def _take_and_step_k_times(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
         # The first step, outside the loop, gives the structure that the loop carries.
-        outputs = self._step(source.take(first))
+        outputs = self._step_after(source.take(first))
         _, outputs = tf.while_loop(
             lambda done, _: done < k,
-            lambda done, _: (done + 1, self._step(source.take(first + done))),
+            lambda done, _: (done + 1, self._step_after(source.take(first + done))),
             (tf.constant(1, tf.int64), outputs),
         )
         return outputs
 
     @_graph_as_written
     def _step_while_data_last(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
-        outputs = self._step(source.take(first))
+        outputs = self._step_after(source.take(first))
 
         def step_if_any(done: tf.Tensor, _: tf.Tensor, outputs: Any) -> Any:
             batch = source.take_if_any()

@@ -8,19 +8,13 @@ import sys
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
 from trainer.feeds.feed import Batch, Feed
-from trainer.feeds.iterables import (
-    GeneratorFeed,
-    IteratorFeed,
-    MemmapFeed,
-    PyDatasetFeed,
-    class_weights,
-)
+from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed, class_weights
+from trainer.feeds.memmaps import MemmapFeed, is_on_disk
 from trainer.feeds.rows import row_count, split_rows
 from trainer.feeds.tensors import as_array, is_array
 
@@ -59,9 +53,12 @@ def open_feed(
     Raises:
         ValueError: the data are of no known kind, or an argument does not go with them.
     """
-    if all(is_array(leaf) for leaf in tree.flatten((x, y, sample_weight))):
-        if x is None:
-            raise ValueError("x is missing: give arrays, a tf.data.Dataset or a source of batches.")
+    if x is None:
+        raise ValueError("x is missing: give arrays, a tf.data.Dataset or a source of batches.")
+    if _are_arrays(x):
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if not _are_arrays(value):
+                raise ValueError(_unknown(name, value))
         feed = _array_feed(x, y, sample_weight, batch_size, steps, shuffle, class_weight, seed)
     else:
         kind = _kind(x)
@@ -86,16 +83,15 @@ def _array_feed(
     if class_weight is not None:
         if sample_weight is not None:
             raise ValueError("class_weight and sample_weight were both given: give one of them.")
-        if tree.is_nested(y):
-            raise ValueError("class_weight is for a single target; y has several.")
+        if y is None or tree.is_nested(y):
+            raise ValueError("class_weight is for a single target; y has none or several.")
         sample_weight = class_weights(y, class_weight)
     elif sample_weight is not None:
         sample_weight = _weights_per_target(y, sample_weight)
-    data = (x, y) if sample_weight is None else (x, y, sample_weight)
-    data = data if y is not None or len(data) == 3 else (x,)
+    data = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
     batch_size = batch_size or (math.ceil(rows / steps) if steps else 32)
-    on_disk = any(_is_memmap(leaf) for leaf in tree.flatten(data))
-    return (MemmapFeed if on_disk else ArrayFeed)(data, batch_size, shuffle, seed)
+    kind = MemmapFeed if any(is_on_disk(leaf) for leaf in tree.flatten(data)) else ArrayFeed
+    return kind(data, batch_size, shuffle, seed)
 
 
 def _weights_per_target(y: Any, sample_weight: Any) -> Any:
@@ -104,10 +100,10 @@ def _weights_per_target(y: Any, sample_weight: Any) -> Any:
     if isinstance(sample_weight, (list, tuple, dict)):
         try:
             tree.assert_same_structure(y, sample_weight)
-        except ValueError as error:
+        except ValueError:
             raise ValueError(
                 "sample_weight and y differ in structure: give one array of weights for all "
-                f"targets, or one for each in the structure of y. {error}"
+                "targets, or one for each in the structure of y."
             ) from None
         return sample_weight
     shape = tuple(sample_weight.shape)
@@ -119,12 +115,8 @@ def _weights_per_target(y: Any, sample_weight: Any) -> Any:
     return tree.map_structure(lambda _: sample_weight, y)
 
 
-def _is_memmap(value: Any) -> bool:
-    while isinstance(value, np.ndarray):
-        if isinstance(value, np.memmap):
-            return True
-        value = value.base
-    return False
+def _are_arrays(structure: Any) -> bool:
+    return all(is_array(leaf) for leaf in tree.flatten(structure))
 
 
 def _kind(x: Any) -> str:
@@ -140,10 +132,18 @@ def _kind(x: Any) -> str:
         return "grain dataset"
     if isinstance(x, collections.abc.Iterator):
         return "generator"
-    raise ValueError(
-        f"x is of type {type(x).__name__}: expected arrays, a structure of arrays, a "
-        "tf.data.Dataset, a keras.utils.PyDataset, a generator, a torch DataLoader or a grain "
-        "dataset; for nested Python lists of numbers, call numpy.array on them first."
+    raise ValueError(_unknown("x", x))
+
+
+def _unknown(name: str, value: Any) -> str:
+    sources = (
+        ", a tf.data.Dataset, a keras.utils.PyDataset, a generator, a torch DataLoader or a grain "
+        "dataset"
+    )
+    return (
+        f"{name} is of type {type(value).__name__}: expected arrays, a structure of arrays"
+        f"{sources if name == 'x' else ''}; for nested Python lists of numbers, call numpy.array "
+        "on them first."
     )
 
 

@@ -85,23 +85,22 @@ class ArraySource(NamedTuple):
 
 
 class ArrayFeed(Feed):
-    """Batches of arrays that fit in memory."""
+    """Batches of arrays that fit in memory.
 
-    def __init__(self, data: tuple, batch_size: int, shuffle: bool | str, seed: int):
-        """Takes arrays in the structure of a batch, with as many rows each.
+    Args:
+        data: arrays in the structure of a batch, as `trainer.feeds.tensors.as_array` takes them.
+        batch_size: rows a batch.
+        shuffle: as `trainer.feeds.rows.row_order` takes it.
+        seed: seed of the order of the rows.
+    """
 
-        Args:
-            data: structure of arrays as `trainer.feeds.tensors.as_array` takes them.
-            batch_size: rows a batch.
-            shuffle: as `trainer.feeds.rows.row_order` takes it.
-            seed: seed of the order of the rows.
-        """
+    def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
         data = tree.map_structure(lambda value: as_floatx(as_array(value)), data)
-        self._rows = row_count(data)
+        self._rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
         self._shuffle = shuffle
         self._seed = seed
         self.steps = math.ceil(self._rows / batch_size)
-        arrays = tree.lists_to_tuples(tree.map_structure(_on_device, data))
+        arrays = tree.lists_to_tuples(tree.map_structure(on_device, data))
         self.source = ArraySource(arrays, None, batch_size, self._rows % batch_size == 0)
 
     def _start_pass(self, epoch: int) -> None:
@@ -113,7 +112,8 @@ class ArrayFeed(Feed):
         return tree.map_structure(spec_of, self.source.take(tf.constant(0, tf.int64)))
 
 
-def _on_device(array: Array | None) -> Array | SparseRows | None:
+def on_device(array: Array | None) -> Array | SparseRows | None:
+    """Returns `array` as tensors whose rows can be gathered."""
     if isinstance(array, tf.SparseTensor):
         return SparseRows.of(array)
     if array is None or isinstance(array, tf.RaggedTensor):

@@ -95,29 +95,39 @@ def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> t
         class_weight: weight by class number; classes without one weigh 1.
 
     Raises:
-        ValueError: the dataset has sample weights already or several targets.
+        ValueError: the dataset has sample weights already, no target or several, or one of unknown
+            rank.
     """
-    weights = tf.constant(
-        [class_weight.get(number, 1.0) for number in range(max(class_weight) + 1)],
-        keras.config.floatx(),
-    )
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+    if sample_weight is not None:
+        raise ValueError(
+            "class_weight was given for a dataset that yields sample weights: give one of them."
+        )
+    if y is None or keras.tree.is_nested(y):
+        raise ValueError("class_weight is for a single target; the dataset yields none or several.")
+    if y.shape.rank is None:
+        raise ValueError(
+            "class_weight needs targets of known rank: class numbers or one-hot rows; call "
+            "set_shape on them in the dataset."
+        )
+    size = max(class_weight) + 1
+    weights = tf.constant([class_weight.get(n, 1.0) for n in range(size)], keras.config.floatx())
 
     def weigh(*batch: Any) -> tuple:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        if sample_weight is not None:
-            raise ValueError(
-                "class_weight was given for a dataset that yields sample weights: give one of them."
-            )
-        if keras.tree.is_nested(y):
-            raise ValueError("class_weight is for a single target; the dataset yields several.")
-        return x, y, tf.gather(weights, _class_numbers(y))
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        classes = _class_numbers(y)
+        has_weight = (classes >= 0) & (classes < size)
+        weight = tf.gather(weights, tf.where(has_weight, classes, 0))
+        return x, y, tf.where(has_weight, weight, tf.ones_like(weight))
 
     return dataset.map(weigh).prefetch(tf.data.AUTOTUNE)
 
 
 def _class_numbers(y: tf.Tensor) -> tf.Tensor:
-    if y.shape.rank == 1:
-        return tf.cast(tf.round(y), tf.int32)
-    if y.shape[-1] == 1:
-        return tf.cast(tf.round(tf.squeeze(y, axis=-1)), tf.int32)
-    return tf.argmax(y, axis=-1, output_type=tf.int32)
+    if y.shape.rank > 1:
+        y = tf.cond(
+            tf.shape(y)[-1] > 1,
+            lambda: tf.argmax(y, axis=-1),
+            lambda: tf.cast(tf.round(y[..., 0]), tf.int64),
+        )
+    return tf.cast(tf.round(y), tf.int32)

@@ -6,7 +6,6 @@ import collections
 import concurrent.futures
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,8 +13,8 @@ import keras
 import numpy as np
 
 from trainer.feeds.feed import Batch, Feed
-from trainer.feeds.rows import row_count, row_order
-from trainer.feeds.tensors import as_array, as_floatx, as_tensor, spec_of
+from trainer.feeds.rows import row_order
+from trainer.feeds.tensors import as_array, as_tensor, spec_of
 
 tree = keras.tree
 _AHEAD = 2  # batches fetched before they are asked for, where the source does not say
@@ -152,6 +151,13 @@ class PyDatasetFeed(IterableFeed):
         """Whether the data set has no length."""
         return self._dataset.num_batches is None
 
+    def _start_pass(self, epoch: int) -> None:
+        if self._in_processes:
+            # Processes have a copy of the data set: each pass needs it as it is then.
+            self.close()
+            self._pool = _workers(self._dataset)
+        super()._start_pass(epoch)
+
     def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
         if self._in_processes:
             return (functools.partial(_held_batch, number) for number in self._numbers(epoch))
@@ -175,37 +181,6 @@ class PyDatasetFeed(IterableFeed):
         if self._class_weight is not None and isinstance(batch, (tuple, list)):
             batch = weigh_batch(batch, self._class_weight)
         return super()._ready(batch)
-
-
-class MemmapFeed(IterableFeed):
-    """Batches of arrays on disk; only the rows of a batch are read.
-
-    Args:
-        data: structure of arrays, at least one of them a `numpy.memmap`.
-        batch_size: rows a batch.
-        shuffle: as `trainer.feeds.rows.row_order` takes it.
-        seed: seed of the order of the rows.
-    """
-
-    def __init__(self, data: tuple, batch_size: int, shuffle: bool | str, seed: int):
-        super().__init__(concurrent.futures.ThreadPoolExecutor(1))
-        self._data = tree.lists_to_tuples(tree.map_structure(as_array, data))
-        self._rows = row_count(self._data)
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
-        self.steps = math.ceil(self._rows / batch_size)
-
-    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
-        order = row_order(self._rows, self._batch_size, self._shuffle, self._seed, epoch)
-        for start in range(0, self._rows, self._batch_size):
-            part = slice(start, start + self._batch_size)
-            yield functools.partial(self._read, part if order is None else order[part])
-
-    def _read(self, rows: Any) -> Batch:
-        return tree.map_structure(
-            lambda array: None if array is None else as_floatx(np.asarray(array[rows])), self._data
-        )
 
 
 def weigh_batch(batch: tuple | list, class_weight: dict[int, float]) -> tuple:

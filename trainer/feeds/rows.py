@@ -29,6 +29,8 @@ def row_count(data: Any) -> int:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {count} rows" for name, count in lengths.items())
         raise ValueError(f"{told}: every array needs a row for each sample, in the same order.")
+    if not lengths:
+        raise ValueError("x is missing: all its parts are None.")
     count = next(iter(lengths.values()))
     if count == 0:
         raise ValueError(f"{next(iter(lengths))} has no rows: there is nothing to run on.")

@@ -45,8 +45,7 @@ def as_floatx(array: Array | None) -> Array | None:
     if isinstance(array, np.ndarray) and array.dtype == object:
         return _from_objects(array)
     if isinstance(array, np.ndarray):
-        is_float = array.dtype.kind not in "USV" and tf.as_dtype(array.dtype).is_floating
-        return array.astype(keras.config.floatx(), copy=False) if is_float else array
+        return array.astype(keras.config.floatx(), copy=False) if _is_float(array) else array
     return tf.cast(array, keras.config.floatx()) if array.dtype.is_floating else array
 
 
@@ -74,6 +73,11 @@ def _from_objects(array: np.ndarray) -> Array:
     return array.astype(keras.config.floatx())  # a frame whose columns have several dtypes
 
 
+def _is_float(array: np.ndarray) -> bool:
+    # bfloat16 is no kind of float to NumPy.
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
 def _library(value: Any) -> str:
     return type(value).__module__.partition(".")[0]
 
@@ -89,7 +93,9 @@ def _is_sparse(value: Any) -> bool:
 
 def _sparse_tensor(value: Any) -> tf.SparseTensor:
     if hasattr(value, "tocoo"):
-        coo = value.tocoo()
+        rows = value.tocsr(copy=True)  # TensorFlow wants entries in the order of rows, each once
+        rows.sum_duplicates()
+        coo = rows.tocoo()
         indices = np.stack([coo.row, coo.col], axis=1).astype(np.int64)
         return tf.SparseTensor(indices, coo.data, coo.shape)
     indices = np.asarray(value.indices, dtype=np.int64)
