@@ -1,0 +1,427 @@
+"""k steps in one call are k steps, and never one too many."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models import assert_same, compiled, each, mlp, numbers, seeded, variables_of
+from trainer import CustomTrainer
+from trainer.feeds import Feed, open_feed
+from trainer.program import PredictProgram, Program
+
+BATCH = 4
+ROWS = 22  # five batches and an odd one
+STEPS = 6
+X, Y = numbers(ROWS, 4), numbers(ROWS, 1, seed=1)
+
+
+# Feeds of the same batches, from each kind of source
+
+
+def dataset(rows: int = ROWS) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X[:rows], Y[:rows])).batch(BATCH)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, rows: int):
+        super().__init__()
+        self._rows = rows
+
+    def __len__(self):
+        return -(-self._rows // BATCH)
+
+    def __getitem__(self, number):
+        rows = slice(BATCH * number, min(BATCH * (number + 1), self._rows))
+        return X[rows], Y[rows]
+
+
+def batches(rows: int = ROWS) -> list:
+    return [Batches(rows)[number] for number in range(-(-rows // BATCH))]
+
+
+class Kind(NamedTuple):
+    give: Callable[[int], dict[str, Any]]
+    known: bool = True  # whether the length is known
+
+
+KINDS = {
+    "arrays": Kind(lambda rows: {"x": X[:rows], "y": Y[:rows], "batch_size": BATCH}),
+    "tf.data": Kind(lambda rows: {"x": dataset(rows)}),
+    "tf.data of unknown length": Kind(
+        lambda rows: {"x": dataset(rows).filter(lambda *_: True)}, known=False
+    ),
+    "generator": Kind(lambda rows: {"x": iter(batches(rows))}, known=False),
+    "PyDataset": Kind(lambda rows: {"x": Batches(rows)}),
+}
+
+
+@contextlib.contextmanager
+def feed_of(kind: Kind, rows: int = ROWS):
+    with contextlib.closing(open_feed(**kind.give(rows))) as feed:
+        feed.rewind(0)
+        yield feed
+
+
+def infinite_feed() -> Feed:
+    feed = open_feed(dataset(8).repeat())
+    feed.rewind(0)
+    return feed
+
+
+# Programs
+
+
+def reraise(error: Exception, batch: Any) -> NoReturn:
+    raise error
+
+
+def program_of(step: Callable, kind: type[Program] = Program, **how: Any) -> Program:
+    strategy = tf.distribute.get_strategy()
+    return kind(step, **{"strategy": strategy, "explain": reraise, **how})
+
+
+class Recurrence:
+    """A step whose result depends on the order of all batches before it."""
+
+    def __init__(self) -> None:
+        self.state = tf.Variable(0.5)
+        self.steps = tf.Variable(0)
+        self.traces = 0
+
+    def set_back(self) -> None:
+        self.state.assign(0.5)
+        self.steps.assign(0)
+
+    def __call__(self, batch: tuple) -> dict[str, tf.Tensor]:
+        self.traces += 1
+        x, y = batch
+        self.steps.assign_add(1)
+        self.state.assign(tf.sin(3.0 * self.state + tf.reduce_sum(x)) + tf.reduce_mean(y))
+        return {"state": self.state.read_value(), "rows": tf.shape(x)[0]}
+
+    @staticmethod
+    def by_hand(count: int) -> list[float]:
+        """Returns the state after each of the first steps, computed by NumPy."""
+        state, states = np.float64(0.5), []
+        for x, y in itertools.islice(batches(), count):
+            state = np.sin(3.0 * state + x.sum(dtype="float64")) + y.mean(dtype="float64")
+            states.append(float(state))
+        return states
+
+
+WAYS = {"compiled": {}, "eager": {"run_eagerly": True}, "XLA": {"jit_compile": True}}
+
+
+def steps_taken(program: Program, feed: Feed, groups: Any) -> list[int]:
+    """Runs groups of steps until the end, returns the position after each."""
+    positions = []
+    for k in groups:
+        try:
+            program.run(feed, k)
+        except StopIteration:
+            break
+        positions.append(feed.position)
+    return positions
+
+
+@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_the_steps_are_taken_one_after_the_other(kind, way):
+    step = Recurrence()
+    program = program_of(step, **way)
+    with feed_of(kind) as feed:
+        for done, expected in zip((1, 2, 3, 4, 5, 6), Recurrence.by_hand(STEPS), strict=True):
+            outputs = program.run(feed, 1)
+            assert float(outputs["state"]) == pytest.approx(expected, abs=1e-4)
+            assert int(outputs["rows"]) == (2 if done == STEPS else BATCH)
+            assert int(step.steps) == feed.position == done
+
+
+@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.given(
+    kind=st.sampled_from([*KINDS]),
+    rows=st.integers(1, ROWS),
+    sizes=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+)
+def test_groups_of_any_size_are_single_steps(kind, rows, sizes):
+    single, grouped = Recurrence(), Recurrence()
+    with feed_of(KINDS[kind], rows) as feed:
+        program = program_of(single)
+        positions = steps_taken(program, feed, [1] * (STEPS + 1))
+    assert positions == list(range(1, -(-rows // BATCH) + 1))
+    with feed_of(KINDS[kind], rows) as feed:
+        steps_taken(program_of(grouped), feed, sizes * (STEPS + 1))
+        assert feed.position == positions[-1]
+    assert_same(grouped.state.numpy(), single.state.numpy())
+    assert_same(grouped.steps.numpy(), single.steps.numpy())
+
+
+@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_a_group_ends_where_the_data_do(kind, way):
+    step = Recurrence()
+    program = program_of(step, **way)
+    for k in (2, 4, STEPS, 50):
+        step.set_back()
+        with feed_of(kind) as feed:
+            positions = steps_taken(program, feed, [k] * -(-STEPS // k))
+        assert positions == [min(done, STEPS) for done in range(k, STEPS + k, k)], k
+        assert int(step.steps) == STEPS, k
+        assert float(step.state) == pytest.approx(Recurrence.by_hand(STEPS)[-1], abs=1e-4), k
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_after_the_end_nothing_runs(kind, way):
+    step = Recurrence()
+    program = program_of(step, **WAYS[way])
+    with feed_of(kind) as feed:
+        steps_taken(program, feed, [1] * STEPS)
+        for k in (1, 3, 1):
+            with pytest.raises(StopIteration):
+                program.run(feed, k)
+            assert feed.position == STEPS, k
+            assert int(step.steps) == STEPS, k
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_the_batch_after_the_last_step_is_the_next(kind, way):
+    """No batch is taken from the source and dropped."""
+    program = program_of(Recurrence(), **WAYS[way])
+    for groups in ([1, 1, 1], [3], [2, 1], [1, 2]):
+        with feed_of(kind) as feed:
+            steps_taken(program, feed, groups)
+            x, y = feed.next()
+        np.testing.assert_array_equal(x, X[12:16])
+        np.testing.assert_array_equal(y, Y[12:16])
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+def test_data_without_end(way):
+    step = Recurrence()
+    program, feed = program_of(step, **WAYS[way]), infinite_feed()
+    for k, done in ((3, 3), (1, 4), (5, 9)):
+        program.run(feed, k)
+        assert int(step.steps) == feed.position == done
+
+
+def with_dropout() -> keras.Model:
+    return compiled(mlp(keras.layers.Dropout(0.4)), metrics=None)
+
+
+def without_dropout() -> keras.Model:
+    return compiled(mlp(), metrics=None)
+
+
+def trained(build: Callable, kind: Kind, group: int, **settings: Any) -> tuple[list, list]:
+    """Returns variables and logs after two epochs of groups of `group` steps."""
+    model = seeded(build)
+    trainer = CustomTrainer(model, steps_per_execution=group, **settings)
+    logs = []
+    for _ in range(2):
+        history = trainer.fit(**kind.give(ROWS), shuffle=False, verbose=0)
+        logs.append(history.history)
+    return [variable.numpy() for variable in variables_of(model)], logs
+
+
+@functools.cache
+def trained_step_by_step(build: Callable, way: str) -> tuple[list, list]:
+    return trained(build, KINDS["arrays"], 1, **WAYS[way])
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_groups_leave_the_bits_of_a_model(kind, way):
+    ours = trained(with_dropout, kind, 4, **WAYS[way])
+    assert_same(ours, trained_step_by_step(with_dropout, way))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "tf.data of unknown length"])
+def test_groups_under_xla_are_close(kind):
+    """Without dropout, for XLA has random numbers of its own."""
+    values, logs = trained(without_dropout, KINDS[kind], 4, jit_compile=True)
+    known_values, known_logs = trained_step_by_step(without_dropout, "compiled")
+    for value, known in zip(values, known_values, strict=True):
+        np.testing.assert_allclose(value, known, rtol=2e-4, atol=2e-5)
+    for log, known in zip(logs, known_logs, strict=True):
+        assert log == {key: pytest.approx(value, rel=1e-4) for key, value in known.items()}
+
+
+# Traces
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_one_trace_serves_all_groups_and_the_odd_batch(kind, jit_compile):
+    step = Recurrence()
+    program = program_of(step, jit_compile=jit_compile)
+    for groups in ([1] * STEPS, [2, 3, 1], [50], [5, 1]):
+        with feed_of(kind) as feed:
+            steps_taken(program, feed, groups)
+            assert feed.position == STEPS
+    assert step.traces == 1
+
+
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_data_of_another_length_need_few_traces(kind):
+    """The batch size becomes unknown once, if it was known at first."""
+    step = Recurrence()
+    program = program_of(step)
+    for rows in (20, 8, 10, 13, 22, 16, 5):
+        with feed_of(kind, rows) as feed:
+            steps_taken(program, feed, [2] * STEPS)
+    assert step.traces <= 2
+
+
+class CountsTraces(CustomTrainer):
+    traces = 0
+
+    def train_step(self, data):
+        self.traces += 1
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_a_second_fit_on_data_of_the_same_shapes_traces_nothing(kind, steps_per_execution):
+    trainer = CountsTraces(compiled(mlp(), metrics=None), steps_per_execution=steps_per_execution)
+    watching = keras.callbacks.EarlyStopping("loss")
+    for _ in range(3):
+        trainer.fit(**kind.give(ROWS), verbose=0, callbacks=[watching])
+        assert trainer.traces == 1
+
+
+def test_an_eager_step_is_run_as_plain_python_each_time():
+    step = Recurrence()
+    program = program_of(step, run_eagerly=True)
+    with feed_of(KINDS["arrays"]) as feed:
+        steps_taken(program, feed, [4, 4])
+    assert step.traces == STEPS
+
+
+# What a program tells
+
+
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_the_spec_of_the_outputs_is_told_without_a_step(kind):
+    step = Recurrence()
+    program = program_of(step)
+    for k in (3, 1):
+        step.set_back()
+        with feed_of(kind) as feed:
+            spec = program.output_spec(feed, k)
+            assert set(spec) == {"state", "rows"}
+            assert (spec["rows"].shape, spec["rows"].dtype) == ((), tf.int32)
+            assert int(step.steps) == feed.position == 0
+            program.run(feed, k)
+            assert int(step.steps) == k
+    assert step.traces == 1
+
+
+def test_an_eager_program_tells_no_spec():
+    with feed_of(KINDS["arrays"]) as feed:
+        assert program_of(Recurrence(), run_eagerly=True).output_spec(feed) is None
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+def test_a_single_batch(way):
+    step = Recurrence()
+    program = program_of(step, **WAYS[way])
+    for count, (x, y) in enumerate(batches(), 1):
+        outputs = program.run_on_batch((tf.constant(x), tf.constant(y)))
+        expected = Recurrence.by_hand(count)[-1]
+        assert float(outputs["state"]) == pytest.approx(expected, abs=1e-4)
+    assert step.traces <= (2 if way == "compiled" else STEPS)
+
+
+class ExplainedError(Exception):
+    def __init__(self, error: Exception, batch: Any):
+        super().__init__(str(error))
+        self.shapes = [tuple(part.shape) for part in keras.tree.flatten(batch)]
+
+
+def explain(error: Exception, batch: Any) -> NoReturn:
+    raise ExplainedError(error, batch) from error
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_an_error_of_the_step_is_explained(kind, way):
+    def raises(batch):
+        raise KeyError("in Python")
+
+    program = program_of(raises, explain=explain, **WAYS[way])
+    for k in (1, 3):
+        with feed_of(kind) as feed, pytest.raises(ExplainedError, match="in Python") as caught:
+            program.run(feed, k)
+        assert [shape[1:] for shape in caught.value.shapes] == [(4,), (1,)]
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_an_error_in_the_graph_is_explained_and_stops_at_its_step(kind, way):
+    step = Recurrence()
+
+    def fails_in_the_odd_batch(batch):
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(batch[0])[0], BATCH)]):
+            return step(tuple(map(tf.identity, batch)))
+
+    program = program_of(fails_in_the_odd_batch, explain=explain, **WAYS[way])
+    expected = Recurrence.by_hand(STEPS - 1)[-1]
+    for groups in ([1] * STEPS, [STEPS], [4, 2]):
+        step.set_back()
+        with feed_of(kind) as feed, pytest.raises(ExplainedError) as caught:
+            steps_taken(program, feed, groups)
+        assert int(step.steps) == STEPS - 1, groups
+        assert float(step.state) == pytest.approx(expected, abs=1e-4), groups
+        assert [shape[1:] for shape in caught.value.shapes] == [(4,), (1,)]
+
+
+# Predictions
+
+
+def outputs_of(batch: tuple) -> dict[str, tf.Tensor]:
+    return {"rows": 2 * batch[0], "sums": [tf.reduce_sum(batch[0], axis=1)]}
+
+
+@pytest.mark.parametrize("way", ["compiled", "eager"])
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_predictions_of_a_group_are_those_of_its_steps(kind, way):
+    program = program_of(outputs_of, PredictProgram, **WAYS[way])
+    for k in (1, 2, 4, 50):
+        with feed_of(kind) as feed:
+            groups = [program.run(feed, k) for _ in range(-(-STEPS // k))]
+            assert feed.position == STEPS
+        rows = np.concatenate([group["rows"] for group in groups])
+        np.testing.assert_array_equal(rows, 2 * X)
+        (sums,) = zip(*(group["sums"] for group in groups), strict=True)
+        np.testing.assert_allclose(np.concatenate(sums), X.sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_predictions_leave_the_next_batch(kind):
+    program = program_of(outputs_of, PredictProgram)
+    with feed_of(kind) as feed:
+        program.run(feed, 3)
+        np.testing.assert_array_equal(feed.next()[0], X[12:16])
+
+
+@pytest.mark.parametrize("kind", **each(KINDS))
+def test_after_the_last_prediction_comes_none(kind):
+    program = program_of(outputs_of, PredictProgram)
+    with feed_of(kind) as feed:
+        program.run(feed, STEPS)
+        with pytest.raises(StopIteration):
+            program.run(feed, 2)
