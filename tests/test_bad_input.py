@@ -390,6 +390,14 @@ def test_a_spent_generator_ends_training_with_a_warning():
     assert history.epoch == [0]
 
 
+def test_a_spent_validation_generator_ends_validation_with_a_warning():
+    with pytest.warns(UserWarning, match="validation data gave no batch after epoch 1.*goes on"):
+        history = fit(classifier(), ROWS, LABELS, epochs=3, validation_data=batches_then()())
+    assert history.epoch == [0, 1, 2]
+    assert len(history.history["loss"]) == 3
+    assert len(history.history["val_loss"]) == 1
+
+
 def test_another_keras_backend_ends_the_import_in_one_sentence():
     pytest.importorskip("jax", reason="needs the extra `conformance`: Keras runs on JAX here")
     result = subprocess.run(

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tests.models import assert_same, each, labels, numbers
 from trainer import CustomTrainer
-from trainer.outputs import concatenated, joined_in_graph
+from trainer.outputs import concatenated, joined
 
 ROWS, BATCH = 10, 4  # batches of 4, 4 and 2
 X = numbers(ROWS, 3)
@@ -120,7 +120,7 @@ def test_sparse_tensors():
     assert_same(concatenated([alone]), alone)
 
 
-# joined_in_graph
+# joined
 
 JOINED = {
     "arrays": (lambda: [tf.constant(part) for part in in_batches(X)], lambda out: out.numpy()),
@@ -135,18 +135,17 @@ JOINED = {
 }
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize(("make", "dense"), **each(JOINED))
-def test_batches_joined_two_by_two(make, dense, wrap):
-    first, second, third = ({"out": [part]} for part in make())
-    join = wrap(joined_in_graph)
-    (joined,) = join(join(first, second), third)["out"]
-    assert_same(dense(joined), X)
+def test_joined_batches_are_tensors(make, dense, count):
+    batches = make()[:count]
+    (out,) = joined([{"out": [part]} for part in batches])["out"]
+    assert tf.is_tensor(out)
+    assert_same(dense(out), np.concatenate([dense(part) for part in batches]))
 
 
-def test_numbers_joined_two_by_two():
-    joined = joined_in_graph(tf.constant(1.0), tf.constant(2.0))
-    np.testing.assert_array_equal(joined, [1.0, 2.0])
+def test_joined_numbers_are_a_row_each():
+    np.testing.assert_array_equal(joined([tf.constant(1.0), tf.constant(2.0)]), [1.0, 2.0])
 
 
 # predict

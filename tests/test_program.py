@@ -404,9 +404,11 @@ def test_predictions_of_a_group_are_those_of_its_steps(kind, way):
         with feed_of(kind) as feed:
             groups = [program.run(feed, k) for _ in range(-(-STEPS // k))]
             assert feed.position == STEPS
-        rows = np.concatenate([group["rows"] for group in groups])
+        assert [len(group) for group in groups[:-1]] == [k] * (len(groups) - 1)
+        outputs = list(itertools.chain(*groups))
+        rows = np.concatenate([output["rows"] for output in outputs])
         np.testing.assert_array_equal(rows, 2 * X)
-        (sums,) = zip(*(group["sums"] for group in groups), strict=True)
+        (sums,) = zip(*(output["sums"] for output in outputs), strict=True)
         np.testing.assert_allclose(np.concatenate(sums), X.sum(axis=1), rtol=1e-5, atol=1e-6)
 
 

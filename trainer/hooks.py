@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 import keras
-import tensorflow as tf
 
 from trainer.watching import watchers
 
@@ -119,12 +119,11 @@ def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, dict):
             result.update(python_logs(value))
             continue
-        if isinstance(value, tf.Tensor):
-            value = value.numpy()
-        try:
-            result[key] = float(value)
-        except (TypeError, ValueError):
-            result[key] = value
+        with contextlib.suppress(Exception):  # what is no number stays as far as it came
+            if keras.ops.is_tensor(value):
+                value = keras.ops.convert_to_numpy(value)
+            value = float(value)
+        result[key] = value
     return result
 
 

@@ -16,6 +16,7 @@ from trainer.algorithm import Algorithm
 from trainer.errors import placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, Mode, python_logs
+from trainer.outputs import joined
 from trainer.program import Program
 
 
@@ -104,8 +105,11 @@ def train(
             break
         epoch_logs = dict(algorithm.epoch_logs(logs))
         if validation is not None and is_due(epoch + 1, validation_freq):
-            val_logs = evaluate(algorithm, validation)
-            epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
+            val_logs = _evaluated(algorithm, validation)
+            if val_logs is None:
+                validation = _go_on_without_validation(epoch)
+            else:
+                epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
         hooks.epoch_end(epoch, epoch_logs)
         if model.stop_training:
@@ -116,24 +120,33 @@ def train(
 
 
 def evaluate(algorithm: Algorithm, run: Run) -> dict[str, float]:
-    """Returns the logs of a pass through the feed, hooks called as in Keras."""
+    """Returns the logs of a pass through the feed, hooks called as in Keras.
+
+    Raises:
+        ValueError: the feed had no batch.
+    """
+    logs = _evaluated(algorithm, run)
+    if logs is None:
+        raise ValueError(_NO_BATCH)
+    return logs
+
+
+def _evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
     model = algorithm.model
     model.stop_evaluating = False
     run.hooks.begin("test")
     algorithm.reset_metrics()
     logs = _last(_pass(run, lambda: model.stop_evaluating))
-    if logs is None:
-        raise ValueError(_NO_BATCH)
-    logs = python_logs(algorithm.epoch_logs(logs))
-    run.hooks.end("test", logs)
-    return logs
+    results = python_logs(algorithm.epoch_logs(logs or {}))
+    run.hooks.end("test", results)
+    return None if logs is None else results
 
 
 def predict(model: keras.Model, run: Run) -> list[Any]:
-    """Returns the outputs of each group of a pass through the feed."""
+    """Returns the outputs of each step of a pass through the feed."""
     model.stop_predicting = False
     run.hooks.begin("predict")
-    outputs = list(_pass(run, lambda: model.stop_predicting))
+    outputs = list(itertools.chain(*_pass(run, lambda: model.stop_predicting)))
     run.hooks.end("predict")
     if not outputs:
         raise ValueError(_NO_BATCH)
@@ -166,7 +179,7 @@ def groups(
                     _warn_of_early_end(first, run.steps)
                 return
             count(feed.position - before)
-            logs = {"outputs": outputs} if run.mode == "predict" else outputs
+            logs = {"outputs": joined(outputs)} if run.mode == "predict" else outputs
             run.hooks.batch_end(run.mode, first + group - 1, logs)
         yield outputs
         if stopped():
@@ -245,6 +258,15 @@ def _end_without_batch(epoch: int, is_first: bool) -> None:
         f"The data gave no batch in epoch {epoch}, so training ends before it: a generator yields "
         "its batches once. Give one that goes on for all epochs, with steps_per_epoch, or a "
         "dataset that can be iterated over again.",
+        stacklevel=5,
+    )
+
+
+def _go_on_without_validation(epoch: int) -> None:
+    warnings.warn(
+        f"The validation data gave no batch after epoch {epoch}, so training goes on without "
+        "validation: a generator yields its batches once. Give one that goes on for all epochs, "
+        "with validation_steps, or a dataset that can be iterated over again.",
         stacklevel=5,
     )
 

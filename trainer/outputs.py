@@ -26,9 +26,14 @@ def concatenated(batches: list[Any]) -> Any:
     return tree.pack_sequence_as(batches[0], joined)
 
 
-def joined_in_graph(first: Any, second: Any) -> Any:
-    """Returns the tensors of two structures, each pair behind one another."""
-    return tree.map_structure(lambda *pair: _concat(list(pair)), first, second)
+def joined(batches: list[Any]) -> Any:
+    """Returns the outputs of all `batches` behind one another, as a structure of tensors."""
+    if len(batches) == 1:
+        return batches[0]
+    return tree.map_structure(
+        lambda part: tf.constant(part) if isinstance(part, np.ndarray) else part,
+        concatenated(batches),
+    )
 
 
 def _join(parts: list[Any]) -> Any:

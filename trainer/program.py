@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from trainer.feeds import Batch, Feed
-from trainer.outputs import joined_in_graph
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 
@@ -178,14 +177,12 @@ class PredictProgram(Program):
 
     reduction = "concat"
 
-    def run(self, feed: Feed, k: int = 1) -> Any:
-        """Returns the outputs of up to `k` steps behind one another; else as in `Program`."""
-        outputs = super().run(feed)
+    def run(self, feed: Feed, k: int = 1) -> list[Any]:
+        """Returns a list of the outputs of up to `k` steps; else as in `Program`."""
+        outputs = [super().run(feed)]
         with contextlib.suppress(StopIteration):
             for _ in range(k - 1):
-                if feed.ended:
-                    break
-                outputs = joined_in_graph(outputs, super().run(feed))
+                outputs.append(super().run(feed))
         return outputs
 
 

@@ -213,6 +213,22 @@ def test_asking_for_the_spec_takes_no_batch(kind):
         assert order_in(rest_of(feed)) == list(range(1, COUNT))
 
 
+def test_a_batch_that_was_looked_at_belongs_to_its_pass():
+    asked = Asked()
+    with contextlib.closing(IteratorFeed(asked)) as feed:
+        feed.rewind(0)
+        feed.batch_spec()
+        feed.rewind(0)  # has just begun
+        assert order_in(rest_of(feed)) == list(range(COUNT))
+        assert asked.made == COUNT
+    with feed_of(Numbered(), shuffle=True) as feed:
+        orders = [order_in(one_pass(feed, epoch)) for epoch in (0, 1)]
+        for epoch in (0, 1):
+            feed.rewind(epoch)
+            feed.batch_spec()
+        assert order_in(rest_of(feed)) == orders[1] != orders[0]
+
+
 FORMS = {
     "tuple": ((np.eye(2), np.ones(2, "float32")),) * 2,
     "list": ([np.eye(2), np.ones(2)], (np.eye(2), np.ones(2))),
