@@ -110,7 +110,7 @@ def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> t
             "class_weight needs targets of known rank: class numbers or one-hot rows; call "
             "set_shape on them in the dataset."
         )
-    size = max(class_weight) + 1
+    size = max(class_weight, default=0) + 1
     weights = tf.constant([class_weight.get(n, 1.0) for n in range(size)], keras.config.floatx())
 
     def weigh(*batch: Any) -> tuple:
