@@ -158,16 +158,15 @@ class Program:
     def _step_while_data_last(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
         outputs = self._step_after(source.take(first))
 
-        def step_if_any(done: tf.Tensor, _: tf.Tensor, outputs: Any) -> Any:
-            batch = source.take_if_any()
-            found = batch.has_value()
-            outputs = tf.cond(found, lambda: self._step(batch.get_value()), lambda: outputs)
-            return done + tf.cast(found, tf.int64), found, outputs
+        def step_and_look_ahead(done: tf.Tensor, batch: Any, _: Any) -> Any:
+            outputs = self._step(batch.get_value())
+            return done + 1, source.take_if(done + 1 < k), outputs
 
+        one = tf.constant(1, tf.int64)
         done, _, outputs = tf.while_loop(
-            lambda done, more, _: more & (done < k),
-            step_if_any,
-            (tf.constant(1, tf.int64), tf.constant(True), outputs),
+            lambda done, batch, _: batch.has_value(),
+            step_and_look_ahead,
+            (one, source.take_if(one < k), outputs),
         )
         return outputs, done
 

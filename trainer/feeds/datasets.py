@@ -23,9 +23,13 @@ class IteratorSource(NamedTuple):
         """
         return self.iterator.get_next()
 
-    def take_if_any(self) -> tf.experimental.Optional:
-        """Returns the next batch, or an empty optional at the end of the data."""
-        return self.iterator.get_next_as_optional()
+    def take_if(self, wanted: tf.Tensor) -> tf.experimental.Optional:
+        """Returns the next batch, or nothing if none is wanted or the data have ended."""
+        return tf.cond(
+            wanted,
+            self.iterator.get_next_as_optional,
+            lambda: tf.experimental.Optional.empty(self.iterator.element_spec),
+        )
 
 
 class DatasetFeed(Feed):
