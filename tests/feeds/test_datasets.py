@@ -127,13 +127,15 @@ def test_a_graph_takes_batches_and_finds_the_end():
     feed.rewind(0)
 
     @tf.function
-    def rows_in_next(source):
-        optional = source.take_if_any()
+    def rows_in_next(source, wanted):
+        optional = source.take_if(wanted)
         return tf.cond(
             optional.has_value(), lambda: tf.shape(optional.get_value()[0])[0], lambda: -1
         )
 
-    assert [int(rows_in_next(feed.source)) for _ in range(5)] == [4, 4, 2, -1, -1]
+    wanted, unwanted = tf.constant(True), tf.constant(False)
+    assert int(rows_in_next(feed.source, unwanted)) == -1
+    assert [int(rows_in_next(feed.source, wanted)) for _ in range(5)] == [4, 4, 2, -1, -1]
     feed.rewind(1)
     take_one = tf.function(lambda source: source.take(tf.constant(0, tf.int64)))
     for expected in BATCHES:
