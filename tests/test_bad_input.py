@@ -287,6 +287,14 @@ def test_a_bad_batch_leaves_the_weights_of_the_last_whole_step(case, eager):
     fit(model, ROWS, LABELS)
 
 
+def test_batches_of_unknown_rank_take_the_rank_that_the_model_has():
+    spec = (tf.TensorSpec(None, tf.float32), tf.TensorSpec((None,), tf.int64))
+    data = tf.data.Dataset.from_generator(batches_then(), output_signature=spec)
+    model, twin = classifier(), classifier()
+    twin.set_weights(model.get_weights())
+    assert fit_source(model, data).history == fit_source(twin, batches_then()()).history
+
+
 def generator_that_raises():
     yield ROWS[:8], LABELS[:8]
     raise KeyError("no such file")

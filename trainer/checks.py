@@ -92,13 +92,16 @@ def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:
         return batch
     known = {}
     for _, leaf, symbol in pairs:
-        is_open = isinstance(leaf, tf.Tensor) and leaf.shape.rank in (None, len(symbol.shape))
-        if is_open and None in leaf.shape[1:]:
-            known[id(leaf)] = tf.ensure_shape(leaf, symbol.shape)
+        if isinstance(leaf, tf.Tensor) and _is_open(leaf.shape, len(symbol.shape)):
+            known[id(leaf)] = tf.ensure_shape(leaf, (None, *symbol.shape[1:]))
     if not known:
         return batch
     x = keras.tree.map_structure(lambda leaf: known.get(id(leaf), leaf), x)
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+def _is_open(shape: tf.TensorShape, rank: int) -> bool:
+    return shape.rank is None or (shape.rank == rank and None in shape[1:])
 
 
 def logs(logs: Any, step: str) -> dict[str, Any]:

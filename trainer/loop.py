@@ -107,7 +107,8 @@ def train(
         if validation is not None and is_due(epoch + 1, validation_freq):
             val_logs = _evaluated(algorithm, validation)
             if val_logs is None:
-                validation = _go_on_without_validation(epoch)
+                _warn_of_no_validation(epoch)
+                validation = None
             else:
                 epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
@@ -262,7 +263,7 @@ def _end_without_batch(epoch: int, is_first: bool) -> None:
     )
 
 
-def _go_on_without_validation(epoch: int) -> None:
+def _warn_of_no_validation(epoch: int) -> None:
     warnings.warn(
         f"The validation data gave no batch after epoch {epoch}, so training goes on without "
         "validation: a generator yields its batches once. Give one that goes on for all epochs, "
