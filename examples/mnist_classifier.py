@@ -15,24 +15,16 @@ Run it, from anywhere, after `pip install "keras-custom-trainer[examples]"`:
     python mnist_classifier.py --data FILE.npz      # arrays x_train, y_train, x_test, y_test
 """
 
-import argparse
-import os
-import sys
 import time
-import zipfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # counts only before TensorFlow is imported
-
-# ruff: noqa: E402
+import digits
 import keras
-import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
 from trainer import CustomTrainer
 
 BATCH_SIZE = 64
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class GuideTrainer(CustomTrainer):
@@ -95,37 +87,6 @@ def build_model(rate=None):
     return keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
 
 
-def load(name):
-    """Returns the arrays x_train, y_train, x_test and y_test that `--data` names."""
-    if name == "digits":
-        return load_digits()
-    if name == "mnist":
-        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
-        return x_train, y_train, x_test, y_test
-    if not zipfile.is_zipfile(name):
-        sys.exit(f"--data takes digits, mnist or the path of an .npz file, but got {name!r}.")
-    with np.load(name) as file:
-        if not set(ARRAYS) <= set(file):
-            sys.exit(f"--data needs {', '.join(ARRAYS)}, but {name!r} has {', '.join(file)}.")
-        return [file[array] for array in ARRAYS]
-
-
-def load_digits():
-    """Returns scikit-learn's digits at MNIST's size, the last 360 as test.
-
-    Each pixel of the 8x8 images becomes 2x2, and a border of 6 goes around. 3x3 would fit as well,
-    but with so much ink the first steps, which are large, silence most of the first layer for good.
-    """
-    try:
-        from sklearn import datasets
-    except ImportError:
-        sys.exit("--data digits needs scikit-learn: pip install scikit-learn.")
-    digits = datasets.load_digits()
-    images = np.kron(digits.images, np.ones((2, 2))) * (255 / 16)
-    images = np.pad(images.astype("uint8"), ((0, 0), (6, 6), (6, 6)))
-    return images[:-360], digits.target[:-360], images[-360:], digits.target[-360:]
-
-
 def dataset(x, y):
     """Returns the rows of `x`, flattened, and `y`. Pixels stay 0 to 255, as in the guide."""
     return tf.data.Dataset.from_tensor_slices((x.reshape(len(x), 784), y))
@@ -133,26 +94,7 @@ def dataset(x, y):
 
 def arguments():
     """Returns the command line's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--data",
-        default="digits",
-        metavar="{digits,mnist,FILE}",
-        help="digits: scikit-learn's 1,797 digits, offline; mnist: MNIST, downloaded once; or an "
-        ".npz file with x_train, y_train, x_test and y_test, images of 28x28 pixels from 0 to 255 "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        help="passes over the training rows (default: 50 for digits, which are few, else 2)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=1,
-        help="decides the initial weights and the order of the rows (default: %(default)s)",
-    )
+    parser = digits.parser(__doc__, digits_epochs=50, epochs=2)
     parser.add_argument("--eager", action="store_true", help="run the steps as plain Python")
     parser.add_argument(
         "--add-loss",
@@ -163,16 +105,13 @@ def arguments():
         help="add RATE times the sum of the first layer's outputs to the loss; the guide's rate, "
         "%(const)s, is so much for pixels up to 255 that little else is learned, 1e-6 is gentle",
     )
-    args = parser.parse_args()
-    if args.epochs is None:
-        args.epochs = 50 if args.data == "digits" else 2
-    return args
+    return digits.parsed(parser)
 
 
 def main():
     """Trains, and tells the accuracy on the test rows."""
     args = arguments()
-    x, y, x_test, y_test = load(args.data)
+    x, y, x_test, y_test = digits.load(args.data)
     keras.utils.set_random_seed(args.seed)
 
     held_out = len(x) // 6  # the last 10,000 rows of MNIST

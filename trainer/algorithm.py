@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.feeds import Batch
+from trainer.networks import trained_networks
 
 tree = keras.tree
 
@@ -84,10 +85,7 @@ class Algorithm:
         """
         takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
         keywords = {"training": training} if takes_training else {}
-        loss = self.model.compute_loss(x, y, y_pred, sample_weight, **keywords)
-        # Keras has divided the loss by the number of replicas.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
+        return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -97,6 +95,11 @@ class Algorithm:
         """
         own = [value for value in vars(self).values() if isinstance(value, keras.metrics.Metric)]
         return [*self.model.metrics, *_without(own, self.model.metrics)]
+
+    @property
+    def own_metrics(self) -> list[keras.metrics.Metric]:
+        """Those of `metrics` that are not the model's."""
+        return _without(self.metrics, self.model.metrics)
 
     def call_model(self, x: Any, training: bool) -> Any:
         """Returns the model's output for `x`; passes `training` where the model takes it."""
@@ -149,12 +152,16 @@ class Algorithm:
     ) -> dict[str, tf.Tensor]:
         """Updates the compiled metrics; returns the running value of every metric by log key."""
         logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return {**logs, **_results(self._own_metrics())}
+        return {**logs, **_results(self.own_metrics)}
+
+    def metric_results(self) -> dict[str, tf.Tensor]:
+        """Returns the running value of every metric by log key."""
+        return {**self.model.get_metrics_result(), **_results(self.own_metrics)}
 
     def reset_metrics(self) -> None:
         """Starts all metrics afresh."""
         self.model.reset_metrics()
-        for metric in self._own_metrics():
+        for metric in self.own_metrics:
             metric.reset_state()
 
     def epoch_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
@@ -163,17 +170,22 @@ class Algorithm:
         That is the metrics' results if `logs` has just their keys; otherwise the step has log keys
         of its own, and `logs` stands.
         """
-        results = {**self.model.get_metrics_result(), **_results(self._own_metrics())}
+        results = self.metric_results()
         return results if results.keys() == logs.keys() else logs
 
     def finalize_weights(self) -> None:
         """Ends training: puts in place the averaged weights of an optimizer that keeps some."""
-        optimizer = getattr(self.model, "optimizer", None)
-        if isinstance(optimizer, keras.optimizers.Optimizer):
-            optimizer.finalize_variable_values(self.model.trainable_weights)
+        for network, optimizer in trained_networks(self.model):
+            optimizer.finalize_variable_values(network.trainable_weights)
 
-    def _own_metrics(self) -> list[keras.metrics.Metric]:
-        return _without(self.metrics, self.model.metrics)
+
+def replica_mean(loss: tf.Tensor) -> tf.Tensor:
+    """Returns a loss of Keras's as the mean over this replica's rows.
+
+    Keras divides what its losses return by the number of replicas.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
 
 
 def overrides(model: keras.Model, method: str) -> bool:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainer.errors import paired_inputs
 from trainer.feeds import Feed
+from trainer.networks import Networks, bound_form
 
 
 def known_arguments(method: Callable) -> Callable:
@@ -79,6 +80,28 @@ def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -
         f"early, after {short} steps: give {argument}={feed.steps}, or a dataset with .repeat().",
         stacklevel=6,
     )
+
+
+def bound(callbacks: Any, model: keras.Model) -> None:
+    """Raises ValueError if a callback needs one optimizer where `model` has several."""
+    if not isinstance(model, Networks) or len(model.optimizers) < 2:
+        return
+    for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks):
+        if isinstance(callback, _FOR_ONE_OPTIMIZER):
+            kind = type(callback).__name__
+            network = next(iter(model.optimizers))
+            raise ValueError(
+                f"{kind} is for one optimizer, but the model has one for each of "
+                f"{', '.join(model.optimizers)}: say for which network, such as "
+                f"{bound_form(network, f'keras.callbacks.{kind}(...)')}."
+            )
+
+
+_FOR_ONE_OPTIMIZER = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.SwapEMAWeights,
+)
 
 
 def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,10 +17,13 @@ from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_mark, compile_model
 from trainer.errors import placed, raise_clearer
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
-from trainer.hooks import Hooks, Mode, callback_list, python_logs
+from trainer.hooks import Hooks, Mode, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels, guard_labels
+from trainer.networks import Networks
 from trainer.outputs import concatenated
 from trainer.program import PredictProgram, Program
+from trainer.progress import Progress
+from trainer.seeds import seed_of_random_state
 from trainer.watching import group_length
 
 
@@ -75,8 +77,10 @@ class CustomTrainer(Algorithm):
     ):
         checks.is_model(model)
         self.model = model
-        self.seed = _seed_of_random_state() if seed is None else int(seed)
-        self._progress = loop.Progress()
+        several = isinstance(model, Networks)  # which keep what a single model has no room for
+        self._progress = model.progress if several else Progress()
+        seed = model.seed if several and seed is None else seed
+        self.seed = seed_of_random_state() if seed is None else int(seed)
         self._built_for: tuple = ()
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         arguments = {
@@ -383,7 +387,12 @@ class CustomTrainer(Algorithm):
     ) -> Iterator[Hooks]:
         bar = None if verbose == 0 or replaces_bar(callbacks) else ProgressBar()
         params = {"verbose": verbose, "epochs": epochs, "steps": steps}
+        checks.bound(callbacks, self.model)
         hooks = Hooks(callback_list(callbacks, self.model, params, bar, add_history))
+        settle_modes(hooks.callbacks, {metric.name for metric in self.own_metrics})
+        for callback in hooks.callbacks:
+            if hasattr(callback, "set_trainer"):
+                callback.set_trainer(self)
         try:
             yield hooks
         finally:
@@ -457,11 +466,3 @@ def _limited(name: str, value: int | None, limit: int | None) -> int | None:
         return value
     warnings.warn(f"Limiting {name} to {limit}, as keras.config asks.", stacklevel=4)
     return limit
-
-
-def _seed_of_random_state() -> int:
-    # Peeks, so that whoever draws from `random` gets the numbers he would under `model.fit`.
-    state = random.getstate()
-    seed = random.getrandbits(32)
-    random.setstate(state)
-    return seed

@@ -51,6 +51,7 @@ def raise_clearer(error: Exception, inputs: list[keras.KerasTensor] | None, batc
         or _of_name(text)
         or _of_missing_loss(text)
         or _of_shape_at_run_time(text)
+        or _of_range(text)
         or (inputs and _of_inputs(x, inputs))
     )
     if not sentence:
@@ -117,6 +118,20 @@ def _of_shape_at_run_time(text: str) -> str | None:
         return None
     came, expected = (shape.replace("?", "None").replace(",", ", ") for shape in found.groups())
     return _misfit("x", f"({came[1:-1]})", f"({expected[1:-1]})")
+
+
+def _of_range(text: str) -> str | None:
+    number = r"[^-\d]*(-?[\d.e+-]+|-?inf)"
+    found = re.search(
+        f"images run from{number}[^-\\d]*{number}[^-\\d]*makes{number}[^-\\d]*{number}", text
+    )
+    if not found:
+        return None
+    least, most, low, high = (f"{float(value.rstrip('.')):g}" for value in found.groups())
+    return (
+        f"The images' numbers run from {least} to {most}, but the generator's last activation "
+        f"makes {low} to {high}: rescale the images to that range."
+    )
 
 
 def _of_inputs(x: Any, inputs: list[keras.KerasTensor]) -> str | None:

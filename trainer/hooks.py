@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import keras
 
+from trainer.callbacks.for_network import unwrapped
 from trainer.watching import watchers
 
 Mode = Literal["train", "test", "predict"]
@@ -110,6 +112,24 @@ def _add_history(callbacks: keras.callbacks.CallbackList, model: keras.Model) ->
         model.history = keras.callbacks.History()
         model.history.set_model(model)
         callbacks.callbacks.append(model.history)
+
+
+def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]) -> None:
+    """Tells callbacks with `mode="auto"` whether less or more of what they monitor is better.
+
+    Keras looks that up for the compiled metrics, and refuses others at the end of the first epoch.
+
+    Args:
+        callbacks: the callbacks.
+        names: log keys that are no compiled metric's.
+    """
+    for callback in map(unwrapped, callbacks):
+        name = str(getattr(callback, "monitor", "")).removeprefix("val_")
+        if name in names and getattr(callback, "mode", None) == "auto":
+            if name.endswith("loss"):
+                callback.mode = "min"
+            elif name.endswith("accuracy"):
+                callback.mode = "max"
 
 
 def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:

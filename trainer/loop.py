@@ -6,7 +6,6 @@ import collections
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -18,23 +17,7 @@ from trainer.feeds import Feed
 from trainer.hooks import Hooks, Mode, python_logs
 from trainer.outputs import joined
 from trainer.program import Program
-
-
-@dataclass
-class Progress:
-    """How far training has come, over all calls of `fit`.
-
-    Attributes:
-        step: steps taken.
-        epoch: epochs trained.
-    """
-
-    step: int = 0
-    epoch: int = 0
-
-    def count(self, steps: int) -> None:
-        """Adds `steps` to the steps taken."""
-        self.step += steps
+from trainer.progress import Progress
 
 
 class Run(NamedTuple):
@@ -195,7 +178,7 @@ def _begin_epoch(run: Run, epoch: int) -> None:
 
 
 def _check_monitors(run: Run, validation: Run | None) -> None:
-    monitoring = [c for c in run.hooks.callbacks if isinstance(getattr(c, "monitor", None), str)]
+    monitoring = [callback for callback in run.hooks.callbacks if _reads_monitor(callback)]
     if not monitoring:
         return
     keys, val_keys = _log_keys(run), set()
@@ -206,6 +189,12 @@ def _check_monitors(run: Run, validation: Run | None) -> None:
         val_keys = keys  # for the step's own, a batch would have to be fetched before its time
     if keys is not None and val_keys is not None:
         checks.monitors(monitoring, keys, val_keys, has_validation=validation is not None)
+
+
+def _reads_monitor(callback: keras.callbacks.Callback) -> bool:
+    # A `ModelCheckpoint` that saves each time has a `monitor`, too.
+    monitors = isinstance(getattr(callback, "monitor", None), str)
+    return monitors and getattr(callback, "save_best_only", True)
 
 
 def _log_keys(run: Run) -> set[str] | None:

@@ -1,5 +1,7 @@
 """Callbacks: each a plain `keras.callbacks.Callback`."""
 
+from trainer.callbacks.for_network import ForNetwork
 from trainer.callbacks.progress_bar import ProgressBar
+from trainer.callbacks.sample_images import SampleImages
 
-__all__ = ["ProgressBar"]
+__all__ = ["ForNetwork", "ProgressBar", "SampleImages"]

@@ -1,0 +1,98 @@
+"""A callback for one network of several."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import keras
+
+from trainer.networks import Networks
+
+_HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+
+
+class ForNetwork(keras.callbacks.Callback):
+    """Binds a callback to one network and its optimizer.
+
+    The callback sees that network as its model, with the network's optimizer, and still stops the
+    training of all.
+
+    ```python
+    ForNetwork("generator", keras.callbacks.ReduceLROnPlateau(monitor="g_loss"))
+    ```
+
+    Args:
+        network: the network's name.
+        callback: the callback.
+
+    Attributes:
+        network: the network's name.
+        callback: the callback.
+
+    Raises:
+        ValueError: when training begins, if the model has no such network.
+    """
+
+    def __init__(self, network: str, callback: keras.callbacks.Callback):
+        super().__init__()
+        self.network = network
+        self.callback = callback
+        # As attributes, so that whoever asks sees which hooks the callback has and which not.
+        for hook in _HOOKS:
+            setattr(self, hook, getattr(callback, hook))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "callback":
+            raise AttributeError(name)
+        return getattr(self.callback, name)
+
+    def set_params(self, params: dict[str, Any]) -> None:  # noqa: D102
+        super().set_params(params)
+        self.callback.set_params(params)
+
+    def set_model(self, model: keras.Model) -> None:  # noqa: D102
+        super().set_model(model)
+        if not isinstance(model, Networks):
+            raise ValueError(
+                f"ForNetwork({self.network!r}, ...) needs a model of several networks, "
+                f"trainer.Networks, but this is a {type(model).__name__}: give the callback itself."
+            )
+        if self.network not in model.networks:
+            near = difflib.get_close_matches(self.network, model.networks, n=1)
+            mend = (
+                f"did you mean {near[0]!r}?" if near else f"they are {', '.join(model.networks)}."
+            )
+            raise ValueError(f"The model has no network {self.network!r}: {mend}")
+        self.callback.set_model(_View(model, self.network))
+
+
+def unwrapped(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
+    """Returns the callback that is bound, or `callback` itself where it is not."""
+    return unwrapped(callback.callback) if isinstance(callback, ForNetwork) else callback
+
+
+class _View:
+    """A network with its optimizer, and with the whole model's `stop_training` and the like."""
+
+    def __init__(self, model: Networks, name: str):
+        vars(self).update(whole=model, network=model.networks[name], name_in_whole=name)
+
+    @property
+    def optimizer(self) -> keras.Optimizer | None:
+        return self.whole.optimizers.get(self.name_in_whole)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole if name in _OF_THE_WHOLE else self.network, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.whole if name in _OF_THE_WHOLE else self.network, name, value)
+
+
+_OF_THE_WHOLE = {
+    "stop_training",
+    "stop_evaluating",
+    "stop_predicting",
+    "train_function",
+    "_initial_epoch",
+}

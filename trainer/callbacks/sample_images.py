@@ -1,0 +1,125 @@
+"""Pictures of what a network makes, while it learns."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.images import grid, write_png
+
+
+class Generates(Protocol):
+    """What makes the images: a `GANTrainer`, or another trainer with such a method."""
+
+    step: int
+
+    def generate(self, n: int, seed: int | None = None) -> np.ndarray:
+        """Returns `n` images of shape `(n, height, width, channels)`, the same for a seed."""
+
+
+class SampleImages(keras.callbacks.Callback):
+    """Writes a grid of generated images, from the same latent points each time.
+
+    The files are called `step_0000200.png` by the steps trained, or `epoch_0001.png`, from 1, by
+    the epochs. A trainer's `generate(n, seed)` makes the images.
+
+    ```python
+    gan.fit(images, epochs=20, callbacks=[trainer.callbacks.SampleImages("samples")])
+    ```
+
+    Args:
+        directory: the folder for the files.
+        every: `"epoch"`, or a number of steps.
+        grid: rows and columns.
+        seed: seed of the latent points.
+        labels: what the images show, one a row of a flat list, for a generator that takes labels.
+        value_range: the numbers that stand for black and white; by default the trainer's
+            `value_range`, or 0 to 1 where it has none.
+        tensorboard: a folder to write the grid to for TensorBoard, as the image `samples`.
+
+    Raises:
+        ValueError: an argument does not fit.
+        TypeError: when training begins, if the trainer has no `generate`.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        every: int | str = "epoch",
+        grid: tuple[int, int] = (8, 8),
+        *,
+        seed: int = 0,
+        labels: Any = None,
+        value_range: tuple[float, float] | None = None,
+        tensorboard: str | os.PathLike | None = None,
+    ):
+        super().__init__()
+        if every != "epoch" and not (isinstance(every, int) and every > 0):
+            raise ValueError(f"every is {every!r}: expected 'epoch' or a number of steps.")
+        rows, columns = grid
+        if labels is not None and len(labels) != rows * columns:
+            raise ValueError(
+                f"There are {len(labels)} labels for {rows} by {columns} images: give one for each."
+            )
+        self.directory = os.fspath(directory)
+        self.every = every
+        self.grid = (rows, columns)
+        self.seed = seed
+        self.labels = labels
+        self.value_range = value_range
+        self.tensorboard = tensorboard
+        self._trainer: Generates | None = None
+        self._steps_before = 0
+        self._drawn = 0
+        self._writer: Any = None
+
+    def set_trainer(self, trainer: Generates) -> None:
+        """Takes the trainer, from `fit`."""
+        if not hasattr(trainer, "generate"):
+            raise TypeError(
+                f"SampleImages needs a trainer with a method generate(n, seed), but "
+                f"{type(trainer).__name__} has none: add one that returns images."
+            )
+        self._trainer = trainer
+
+    def wants_batch(self, step: int) -> bool:
+        """Returns whether a picture is due after `step`."""
+        if self.every == "epoch":
+            return False
+        return (self._steps_before + step + 1) // self.every > self._drawn // self.every
+
+    def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: D102
+        if self.tensorboard is not None:
+            self._writer = tf.summary.create_file_writer(os.fspath(self.tensorboard))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
+        self._steps_before = self._drawn = self._trainer.step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: D102
+        if self.wants_batch(batch):
+            self._drawn = self._steps_before + batch + 1
+            self._draw(f"step_{self._drawn:07d}", self._drawn)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
+        if self.every == "epoch":
+            self._draw(f"epoch_{epoch + 1:04d}", epoch + 1)
+
+    def on_train_end(self, logs: dict | None = None) -> None:  # noqa: D102
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _draw(self, name: str, number: int) -> None:
+        rows, columns = self.grid
+        given = {} if self.labels is None else {"labels": self.labels}
+        images = self._trainer.generate(rows * columns, seed=self.seed, **given)
+        bounds = self.value_range or getattr(self._trainer, "value_range", None) or (0.0, 1.0)
+        pixels = grid(images, columns, bounds)
+        write_png(os.path.join(self.directory, f"{name}.png"), pixels)
+        if self._writer is not None:
+            with self._writer.as_default():
+                tf.summary.image("samples", pixels[None], step=number)

@@ -1,0 +1,330 @@
+"""`GANTrainer`: a generator and a discriminator that train against each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import gan_checks
+from trainer.algorithm import replica_mean
+from trainer.custom_trainer import CustomTrainer
+from trainer.feeds import Batch
+from trainer.images import value_range
+from trainer.networks import Networks
+
+_D_OPTIMIZER = {"class_name": "Adam", "config": {"learning_rate": 3e-4}}
+_G_OPTIMIZER = {"class_name": "Adam", "config": {"learning_rate": 4e-4}}
+_BINARY_CROSSENTROPY = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
+
+
+class GANTrainer(CustomTrainer):
+    """Trains a generative adversarial network (Goodfellow et al., 2014) by `fit`.
+
+    Each step is that of Keras's guide "Writing a training loop from scratch": the discriminator
+    learns to tell fakes, labelled 1, from real images, labelled 0, both with a little noise on
+    their labels; then the generator learns to have its fakes taken for real. For another GAN
+    override `discriminator_loss`, `generator_loss`, `penalty`, `sample_latent` or `track_logits`.
+
+    ```python
+    gan = GANTrainer(generator, discriminator, latent_dim=128, seed=1)
+    gan.fit(images, epochs=20, callbacks=[keras.callbacks.ModelCheckpoint("gan.keras")])
+    pictures = gan.generate(16)
+    ```
+
+    The data are images, or (images, labels) for networks that take labels: a generator of
+    (latent, labels) and a discriminator of (images, labels).
+
+    Args:
+        generator: latent points of shape `(rows, latent_dim)` to images.
+        discriminator: images to one logit each, or a patch of them; high for fakes.
+        latent_dim: numbers in a latent point.
+        d_optimizer: the discriminator's optimizer; the guide's Adam(3e-4) by default.
+        g_optimizer: the generator's optimizer; the guide's Adam(4e-4) by default.
+        loss: loss of labels and logits; binary cross-entropy from logits by default.
+        label_noise: how much noise, uniform from 0 to 1 times this, the discriminator's labels get;
+            or a function of the step, an integer tensor, that returns it. 0 is none.
+        discriminator_steps: updates of the discriminator, on the same images and new fakes, for one
+            of the generator.
+        seed: seed of latent points, of noise and of the order of shuffled arrays, 0 or more; by
+            default it follows from the state of Python's `random`.
+        run_eagerly: as in `CustomTrainer`.
+        jit_compile: as in `CustomTrainer`.
+        steps_per_execution: as in `CustomTrainer`.
+
+    Attributes:
+        model: both networks, called `"generator"` and `"discriminator"`, and their optimizers, as
+            one `trainer.Networks`; to save, and what callbacks see.
+        latent_dim: numbers in a latent point.
+        loss: the loss.
+        label_noise: as given.
+        discriminator_steps: as given.
+        d_loss: metric, the discriminator's loss.
+        g_loss: metric, the generator's loss.
+        real_accuracy: metric, the share of real images that the discriminator takes for real.
+        fake_accuracy: metric, the share of fakes that it takes for fakes.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: the networks do not fit each other, the latent points or the optimizers.
+    """
+
+    def __init__(
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        *,
+        latent_dim: int,
+        d_optimizer: Any = _D_OPTIMIZER,
+        g_optimizer: Any = _G_OPTIMIZER,
+        loss: Any = _BINARY_CROSSENTROPY,
+        label_noise: float | Callable[[tf.Tensor], Any] = 0.05,
+        discriminator_steps: int = 1,
+        seed: int | None = None,
+        run_eagerly: bool | None = None,
+        jit_compile: bool | str | None = None,
+        steps_per_execution: int | None = None,
+    ):
+        gan_checks.numbers(latent_dim, label_noise, discriminator_steps)
+        made = gan_checks.networks(generator, discriminator, latent_dim)
+        model = Networks({"generator": generator, "discriminator": discriminator}, seed=seed)
+        super().__init__(
+            model,
+            optimizer={"generator": g_optimizer, "discriminator": d_optimizer},
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
+        self.latent_dim = latent_dim
+        self.loss = keras.losses.get(loss)
+        self.label_noise = label_noise
+        self.discriminator_steps = discriminator_steps
+        self.d_loss = keras.metrics.Mean(name="d_loss")
+        self.g_loss = keras.metrics.Mean(name="g_loss")
+        self.real_accuracy = keras.metrics.Mean(name="real_accuracy")
+        self.fake_accuracy = keras.metrics.Mean(name="fake_accuracy")
+        self._made = made
+        self._evaluation_seeds = keras.random.SeedGenerator(self.seed + 1)
+        self._generation_seeds = keras.random.SeedGenerator(self.seed + 2)
+        self._seeds_now: keras.random.SeedGenerator | None = None
+
+    @classmethod
+    def from_model(cls, model: Networks, **arguments: Any) -> GANTrainer:
+        """Returns a trainer that goes on with a model saved by another one.
+
+        ```python
+        model = keras.models.load_model("gan.keras")
+        gan = GANTrainer.from_model(model, latent_dim=128)
+        ```
+
+        Args:
+            model: what `keras.models.load_model` returned; it has the networks, the optimizers,
+                the random seeds, the steps and the epochs.
+            arguments: the further arguments of the class, as they were.
+
+        Raises:
+            ValueError: `model` does not have what a GAN's has.
+        """
+        gan_checks.saved_model(model)
+        gan = cls(
+            **model.networks,
+            d_optimizer=model.optimizers["discriminator"],
+            g_optimizer=model.optimizers["generator"],
+            seed=model.seed,
+            **arguments,
+        )
+        gan.model, gan._progress = model, model.progress
+        return gan
+
+    @property
+    def generator(self) -> keras.Model:
+        """The generator."""
+        return self.model.networks["generator"]
+
+    @property
+    def discriminator(self) -> keras.Model:
+        """The discriminator."""
+        return self.model.networks["discriminator"]
+
+    @property
+    def g_optimizer(self) -> keras.Optimizer:
+        """The generator's optimizer."""
+        return self.model.optimizers["generator"]
+
+    @property
+    def d_optimizer(self) -> keras.Optimizer:
+        """The discriminator's optimizer."""
+        return self.model.optimizers["discriminator"]
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The least and the most that the generator's last activation makes; `None` if unknown."""
+        return value_range(self.generator)
+
+    @property
+    def seed_generator(self) -> keras.random.SeedGenerator:
+        """What to draw random numbers from: `keras.random.normal(shape, seed=...)`.
+
+        It is the model's in training; evaluating and generating draw from others, so that they
+        change nothing of the training.
+        """
+        return self.model.seed_generator if self._seeds_now is None else self._seeds_now
+
+    def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
+        """Trains the discriminator, then the generator, on one batch of images."""
+        images, labels = self._images_and_labels(data)
+        for _ in range(self.discriminator_steps):
+            d_loss = self._train_discriminator(images, labels)
+        g_loss = self._train_generator(images, labels)
+        self.track_loss(d_loss + g_loss, images)
+        return self.metric_results()
+
+    def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
+        """Evaluates both losses on one batch of images; each evaluation draws the same numbers."""
+        images, labels = self._images_and_labels(data)
+        with self._drawing_from(self._evaluation_seeds):
+            fakes = self._fakes(images, labels, training=False)
+            d_loss = self._discriminator_loss(images, fakes, labels, training=False)
+            g_loss = self._generator_loss(images, labels, training=False)
+        self.track_loss(d_loss + g_loss, images)
+        return self.metric_results()
+
+    def discriminator_loss(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+        """Returns what the discriminator minimizes, a scalar; to override.
+
+        Args:
+            real_logits: its output for real images, of shape `(rows, ...)`.
+            fake_logits: its output for as many fakes.
+        """
+        logits = tf.concat([fake_logits, real_logits], axis=0)
+        labels = tf.concat([tf.ones_like(fake_logits), tf.zeros_like(real_logits)], axis=0)
+        return replica_mean(self.loss(self._noisy(labels), logits))
+
+    def generator_loss(self, fake_logits: tf.Tensor) -> tf.Tensor:
+        """Returns what the generator minimizes, a scalar; to override.
+
+        Args:
+            fake_logits: the discriminator's output for fakes, of shape `(rows, ...)`.
+        """
+        return replica_mean(self.loss(tf.zeros_like(fake_logits), fake_logits))
+
+    def penalty(self, images: tf.Tensor, fakes: tf.Tensor, labels: Any) -> tf.Tensor | float:
+        """Returns what is added to the discriminator's loss for its images' sake; to override.
+
+        Args:
+            images: the real images of a batch.
+            fakes: as many fakes.
+            labels: the labels of both, `None` where the data have none.
+        """
+        return 0.0
+
+    def sample_latent(self, n: int | tf.Tensor) -> tf.Tensor:
+        """Returns `n` latent points, normally distributed, of shape `(n, latent_dim)`; to override.
+
+        An override draws from `self.seed_generator`.
+        """
+        return keras.random.normal((n, self.latent_dim), seed=self.seed_generator)
+
+    def track_logits(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> None:
+        """Updates the metrics of the discriminator's output, the two accuracies; to override."""
+        border = 0.0 if getattr(self.loss, "from_logits", True) else 0.5
+        self.real_accuracy.update_state(real_logits < border)
+        self.fake_accuracy.update_state(fake_logits > border)
+
+    def generate(self, n: int, seed: int | None = None, labels: Any = None) -> np.ndarray:
+        """Returns new images.
+
+        Args:
+            n: how many.
+            seed: makes the same latent points each time; without it they are others each time.
+            labels: what the images shall show, `n` rows, for a generator that takes labels.
+
+        Returns:
+            Images of shape `(n, ...)`.
+
+        Raises:
+            ValueError: labels are missing, or given to a generator that takes none.
+        """
+        gan_checks.labels_to_generate(self.generator, labels)
+        seeds = self._generation_seeds if seed is None else keras.random.SeedGenerator(seed)
+        with self._drawing_from(seeds):
+            latent = self.sample_latent(n)
+        x = latent if labels is None else [latent, np.asarray(labels)]
+        return self.predict(x, batch_size=min(n, 64), verbose=0)
+
+    def reset_metrics(self) -> None:
+        """Starts all metrics afresh, and the draws of an evaluation."""
+        super().reset_metrics()
+        self._evaluation_seeds.state.assign([self.seed + 1, 0])
+
+    def _train_discriminator(self, images: tf.Tensor, labels: Any) -> tf.Tensor:
+        fakes = self._fakes(images, labels, training=True)
+        with tf.GradientTape() as tape:
+            loss = self._discriminator_loss(images, fakes, labels, training=True)
+        self.minimize(loss, tape, self.discriminator.trainable_weights, self.d_optimizer)
+        return loss
+
+    def _train_generator(self, images: tf.Tensor, labels: Any) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = self._generator_loss(images, labels, training=True)
+        self.minimize(loss, tape, self.generator.trainable_weights, self.g_optimizer)
+        return loss
+
+    def _discriminator_loss(
+        self, images: tf.Tensor, fakes: tf.Tensor, labels: Any, training: bool
+    ) -> tf.Tensor:
+        rows = _rows(images)
+        both = tf.concat([fakes, images], axis=0)
+        if labels is not None:
+            both = [both, keras.tree.map_structure(lambda t: tf.concat([t, t], axis=0), labels)]
+        logits = self.discriminator(both, training=training)
+        fake_logits, real_logits = logits[:rows], logits[rows:]
+        loss = self.discriminator_loss(real_logits, fake_logits)
+        loss += self.penalty(images, fakes, labels)
+        self.d_loss.update_state(loss, sample_weight=rows)
+        self.track_logits(real_logits, fake_logits)
+        return loss
+
+    def _generator_loss(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
+        fakes = self._fakes(images, labels, training)
+        x = fakes if labels is None else [fakes, labels]
+        loss = self.generator_loss(self.discriminator(x, training=training))
+        self.g_loss.update_state(loss, sample_weight=_rows(images))
+        return loss
+
+    def _fakes(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
+        """Returns as many fakes as there are images."""
+        latent = self.sample_latent(_rows(images))
+        x = latent if labels is None else [latent, labels]
+        return self.generator(x, training=training)
+
+    def _images_and_labels(self, data: Batch) -> tuple[tf.Tensor, Any]:
+        images, labels = gan_checks.images_and_labels(data, self.generator, self._made)
+        return gan_checks.guard_range(images, self.value_range), labels
+
+    def _noisy(self, labels: tf.Tensor) -> tf.Tensor:
+        amount = self.label_noise
+        if callable(amount):
+            amount = tf.cast(
+                amount(tf.convert_to_tensor(self.g_optimizer.iterations)), labels.dtype
+            )
+        elif not amount:
+            return labels
+        noise = keras.random.uniform(tf.shape(labels), dtype=labels.dtype, seed=self.seed_generator)
+        return labels + amount * noise
+
+    @contextlib.contextmanager
+    def _drawing_from(self, seeds: keras.random.SeedGenerator) -> Iterator[None]:
+        self._seeds_now = seeds
+        try:
+            yield
+        finally:
+            self._seeds_now = None
+
+
+def _rows(images: tf.Tensor) -> int | tf.Tensor:
+    return images.shape[0] or tf.shape(images)[0]

@@ -1,0 +1,52 @@
+"""Images: the range of their numbers, a grid of them, a file."""
+
+from __future__ import annotations
+
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def value_range(network: keras.Model) -> tuple[float, float] | None:
+    """Returns the least and the most that the last activation lets through, `None` if unknown."""
+    last = network
+    while isinstance(last, keras.Model) and getattr(last, "layers", None):
+        names = getattr(last, "output_names", None)
+        known = {layer.name: layer for layer in last.layers}
+        last = known.get(names[0], last.layers[-1]) if names else last.layers[-1]
+    activation = getattr(last, "activation", None)
+    if activation in (keras.activations.sigmoid, keras.activations.hard_sigmoid):
+        return 0.0, 1.0
+    return (-1.0, 1.0) if activation is keras.activations.tanh else None
+
+
+def grid(images: np.ndarray, columns: int, bounds: tuple[float, float]) -> np.ndarray:
+    """Returns images side by side as one.
+
+    Args:
+        images: of shape `(n, height, width)` or `(n, height, width, channels)`, one or three
+            channels.
+        columns: images in a row; the last row is filled up with the least value.
+        bounds: the numbers that stand for black and for white.
+
+    Returns:
+        uint8 of shape `(rows * height, columns * width, channels)`.
+    """
+    images = np.asarray(images, "float64")
+    images = images[..., None] if images.ndim == 3 else images
+    low, high = bounds
+    pixels = np.clip((images - low) / (high - low), 0, 1) * 255
+    rows = -(-len(pixels) // columns)
+    blank = np.zeros((rows * columns - len(pixels), *pixels.shape[1:]))
+    _, height, width, channels = pixels.shape
+    cells = np.concatenate([pixels, blank]).reshape(rows, columns, height, width, channels)
+    lines = cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    return np.rint(lines).astype("uint8")
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes uint8 `pixels` of shape `(height, width, channels)`; makes the folder if need be."""
+    os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
+    tf.io.write_file(os.fspath(path), tf.io.encode_png(pixels))

@@ -1,0 +1,261 @@
+"""`Networks`: several networks, and an optimizer for each, as one Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from trainer.progress import Progress
+from trainer.seeds import seed_of_random_state
+
+
+@keras.saving.register_keras_serializable(package="trainer")
+class Networks(keras.Model):
+    """Several networks as one model, so that a file, a callback or a trainer holds them all.
+
+    Saved as a `.keras` file, or as weights, it keeps what training changes: the networks' weights
+    and random seeds, the optimizers' variables, its own seed generator and how far training came.
+
+    ```python
+    model = Networks({"generator": generator, "discriminator": discriminator}, seed=1)
+    model.compile({"generator": keras.optimizers.Adam(4e-4), "discriminator": "adam"})
+    model.optimizers["generator"].learning_rate = 1e-4
+    ```
+
+    Called, it calls the first network.
+
+    Args:
+        networks: the networks by name, each with its weights made.
+        seed: seed of the draws, 0 or more; by default it follows from the state of Python's
+            `random`.
+        name: the model's name.
+
+    Attributes:
+        networks: the networks by name.
+        optimizers: the optimizers by the name of their network.
+        seed: the seed.
+        seed_generator: what a training step draws from.
+        progress: steps and epochs trained; a trainer counts them here.
+
+    Raises:
+        ValueError: there is no network, or one has no weights yet.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, keras.Model],
+        *,
+        seed: int | None = None,
+        name: str = "networks",
+        **keywords: Any,
+    ):
+        super().__init__(name=name, **keywords)
+        _check_networks(networks)
+        self.networks = dict(networks)
+        self.optimizers = {}
+        self.seed = seed_of_random_state() if seed is None else int(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.progress = Progress()
+        self.built = True
+
+    def compile(self, optimizer: dict[str, Any], **settings: Any) -> None:
+        """Gives each network that is trained its optimizer.
+
+        Args:
+            optimizer: by the network's name, an optimizer as `keras.optimizers.get` takes it; each
+                is for one network, and a network without one is never trained.
+            settings: `run_eagerly`, `jit_compile` and `steps_per_execution` as in
+                `keras.Model.compile`.
+
+        Raises:
+            ValueError: a name is no network's, an optimizer is missing or stands for two networks.
+        """
+        _check_optimizers(optimizer, self.networks)
+        optimizers = {
+            name: _made(optimizer[name], network)
+            for name, network in self.networks.items()
+            if name in optimizer
+        }
+        super().compile(None, **settings)
+        self.optimizers = optimizers
+        self._settings = settings
+
+    @property
+    def optimizer(self) -> keras.Optimizer | SeveralOptimizers | None:
+        """The optimizer; with several, what callbacks that look for one learning rate run into."""
+        optimizers = list(self.optimizers.values())
+        if len(optimizers) < 2:
+            return optimizers[0] if optimizers else None
+        return SeveralOptimizers(self.optimizers)
+
+    @optimizer.setter
+    def optimizer(self, value: None) -> None:
+        if value is not None:
+            raise AttributeError(
+                "Networks has an optimizer for each network: set them by "
+                f"model.compile({_as_dict(self.networks)})."
+            )
+
+    @property
+    def inputs(self) -> list[keras.KerasTensor] | None:
+        """The inputs of the first network, `None` where they are not known."""
+        return getattr(self._first, "inputs", None)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the output of the first network."""
+        return self._first(inputs)
+
+    def get_config(self) -> dict[str, Any]:  # noqa: D102
+        networks = {
+            name: keras.saving.serialize_keras_object(network)
+            for name, network in self.networks.items()
+        }
+        return {"networks": networks, "seed": self.seed, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Networks:  # noqa: D102
+        networks = {
+            name: keras.saving.deserialize_keras_object(network, custom_objects)
+            for name, network in config["networks"].items()
+        }
+        return cls(**{**config, "networks": networks})
+
+    def get_compile_config(self) -> dict[str, Any]:  # noqa: D102
+        if not self.compiled:
+            return {}
+        optimizers = {
+            name: keras.optimizers.serialize(optimizer)
+            for name, optimizer in self.optimizers.items()
+        }
+        return {"optimizer": optimizers, **self._settings}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:  # noqa: D102
+        optimizers = {
+            name: keras.optimizers.deserialize(optimizer)
+            for name, optimizer in config["optimizer"].items()
+        }
+        self.compile(**{**config, "optimizer": optimizers})
+
+    def save_own_variables(self, store: Any) -> None:  # noqa: D102
+        # The weights are the networks' own; their seeds Keras does not save.
+        for number, state in enumerate(self._seed_states()):
+            store[f"seed_{number}"] = state.numpy()
+        store["progress"] = [self.progress.step, self.progress.epoch]
+
+    def load_own_variables(self, store: Any) -> None:  # noqa: D102
+        for number, state in enumerate(self._seed_states()):
+            state.assign(store[f"seed_{number}"])
+        self.progress.step, self.progress.epoch = (int(count) for count in store["progress"])
+
+    def _seed_states(self) -> list[keras.Variable]:
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    @property
+    def _first(self) -> keras.Model:
+        return next(iter(self.networks.values()))
+
+
+class SeveralOptimizers:
+    """Stands where Keras looks for one optimizer: what they have in common, and no learning rate.
+
+    Attributes:
+        optimizers: the optimizers; Keras's TensorBoard callback logs the learning rate of each.
+        variables: the variables of all.
+        built: whether the variables exist.
+    """
+
+    built = True
+
+    def __init__(self, by_name: dict[str, keras.Optimizer]):
+        optimizers = list(by_name.values())
+        super().__setattr__("optimizers", optimizers)
+        super().__setattr__("variables", [v for each in optimizers for v in each.variables])
+        super().__setattr__("_names", list(by_name))
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise AttributeError(self._which(attribute))
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        raise AttributeError(self._which(attribute))
+
+    def _which(self, attribute: str) -> str:
+        names = self.__dict__.get("_names", ["?"])
+        return (
+            f"The model has an optimizer for each of {', '.join(names)}, so which {attribute} is "
+            f"meant? Take model.optimizers[{names[0]!r}], or bind a callback to one network: "
+            f"{bound_form(names[0], 'callback')}."
+        )
+
+
+def bound_form(network: str, callback: str) -> str:
+    """Returns the code that binds a callback to one network."""
+    return f"trainer.callbacks.ForNetwork({network!r}, {callback})"
+
+
+def trained_networks(model: keras.Model) -> Iterator[tuple[keras.Model, keras.Optimizer]]:
+    """Yields each network of `model` that has an optimizer, and the optimizer."""
+    if isinstance(model, Networks):
+        for name, optimizer in model.optimizers.items():
+            yield model.networks[name], optimizer
+    elif isinstance(getattr(model, "optimizer", None), keras.optimizers.Optimizer):
+        yield model, model.optimizer
+
+
+def _made(identifier: Any, network: keras.Model) -> keras.Optimizer:
+    """Returns the optimizer with its variables made, so that a file of them can be loaded."""
+    optimizer = keras.optimizers.get(identifier)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if network.dtype_policy.name == "mixed_float16" and not scales:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    if not optimizer.built:
+        optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def _check_networks(networks: dict[str, keras.Model]) -> None:
+    if not isinstance(networks, dict) or not networks:
+        raise ValueError(
+            "networks must be a dict of keras models by name, such as "
+            f"{{'encoder': encoder, 'decoder': decoder}}, but is {networks!r}."
+        )
+    for name, network in networks.items():
+        if not isinstance(network, keras.Model):
+            raise ValueError(
+                f"The network {name!r} is of type {type(network).__name__}: expected a keras.Model."
+            )
+        if not network.built:
+            raise ValueError(
+                f"The network {name!r} has no weights yet: begin it with keras.Input(shape), or "
+                "call it on a batch first."
+            )
+
+
+def _check_optimizers(optimizers: dict[str, Any], networks: dict[str, keras.Model]) -> None:
+    if not isinstance(optimizers, dict):
+        raise ValueError(
+            "Several networks need an optimizer each, by name: give "
+            f"optimizer={_as_dict(networks)}, not {optimizers!r}."
+        )
+    owners: dict[int, str] = {}
+    for name, optimizer in optimizers.items():
+        if name not in networks:
+            raise ValueError(
+                f"There is an optimizer for {name!r}, but the networks are {', '.join(networks)}."
+            )
+        if optimizer is None:
+            raise ValueError(
+                f"The optimizer of {name!r} is missing: give one, such as keras.optimizers.Adam()."
+            )
+        if not isinstance(optimizer, (str, dict)) and id(optimizer) in owners:
+            raise ValueError(
+                f"{owners[id(optimizer)]} and {name} share one optimizer, which keeps its moments "
+                "for the weights of one network: give each its own."
+            )
+        owners[id(optimizer)] = name
+
+
+def _as_dict(networks: dict[str, keras.Model]) -> str:
+    return "{" + ", ".join(f"{name!r}: keras.optimizers.Adam()" for name in networks) + "}"
