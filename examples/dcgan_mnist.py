@@ -4,7 +4,8 @@ The guide "Writing a training loop from scratch" ends in a deep convolutional GA
 a step by hand. Here `GANTrainer` has the step and `fit` the loop; this file has the two networks,
 and a callback that tells the losses every 200 steps. A grid of samples, from the same latent points
 each time, goes to the output folder after each epoch; the last one is there as `samples.png`, too.
-At the end a classifier that has learned the real digits reads 1,000 samples.
+At the end a classifier that has learned the real digits reads 1,000 samples. With `--resume` a run
+goes on from the last epoch of one that was stopped, or that shall have more, to the same bits.
 
     python dcgan_mnist.py                           # scikit-learn's digits: offline, 2 minutes
     python dcgan_mnist.py --data mnist              # MNIST, downloaded once: 20 minutes
@@ -72,6 +73,11 @@ def build_generator():
     )
 
 
+def build_gan(seed):
+    """Returns the trainer of both networks."""
+    return GANTrainer(build_generator(), build_discriminator(), latent_dim=LATENT_DIM, seed=seed)
+
+
 def classes_seen(gan, judge):
     """Returns how many of 1,000 samples the judge reads as each digit."""
     return np.bincount(digits.read_by(judge, gan.generate(1000, seed=0)), minlength=10)
@@ -80,27 +86,26 @@ def classes_seen(gan, judge):
 def main():
     """Trains, writes pictures, and tells which digits there are among 1,000 samples."""
     parser = digits.parser(__doc__, digits_epochs=10, epochs=3)
+    parser.add_argument("--resume", action="store_true", help="go on from the output folder")
     digits.add_output(parser, __file__)
     args = digits.parsed(parser)
     x_train, y_train, x_test, y_test = digits.load_images(args.data)
     keras.utils.set_random_seed(args.seed)
 
-    gan = GANTrainer(
-        build_generator(), build_discriminator(), latent_dim=LATENT_DIM, seed=args.seed
-    )
+    gan = build_gan(args.seed)
     print(f"{gan.generator.count_params():,} parameters in the generator,")
     print(f"{gan.discriminator.count_params():,} in the discriminator")
     judge = digits.trained_judge(x_train, y_train, args.seed)
     untrained = classes_seen(gan, judge)
+    saved = args.output / "gan.keras"
+    if args.resume and saved.exists():
+        gan = GANTrainer.from_model(keras.models.load_model(saved), latent_dim=LATENT_DIM)
     gan.fit(
         np.concatenate([x_train, x_test]),
         batch_size=BATCH_SIZE,
         epochs=args.epochs,
-        callbacks=[
-            Losses(),
-            SampleImages(args.output, grid=(8, 8)),
-            keras.callbacks.ModelCheckpoint(args.output / "gan.keras"),
-        ],
+        initial_epoch=gan.epoch,
+        callbacks=[Losses(), SampleImages(args.output), keras.callbacks.ModelCheckpoint(saved)],
     )
 
     write_png(args.output / "samples.png", grid(gan.generate(64, seed=0), 8, (0, 1)))

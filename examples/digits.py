@@ -114,7 +114,7 @@ def load_digits():
     return images[:-360], digits.target[:-360], images[-360:], digits.target[-360:]
 
 
-def convnet(outputs=10):
+def convnet(dropout=0.0):
     """Returns a small convolutional classifier of images, to logits."""
     return keras.Sequential(
         [
@@ -122,23 +122,24 @@ def convnet(outputs=10):
             keras.layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
             keras.layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
             keras.layers.Flatten(),
+            keras.layers.Dropout(dropout),
             keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(outputs),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(10),
         ]
     )
 
 
 def trained_judge(x, y, seed):
-    """Returns a trainer whose model has learned to read real digits."""
+    """Returns a trainer whose model has learned to read real digits, in some 2,000 steps."""
     judge = CustomTrainer(
-        convnet(),
+        convnet(dropout=0.5),
         optimizer="adam",
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         seed=seed,
     )
-    steps = 2000  # 2 epochs of MNIST
-    judge.fit(x, y, batch_size=64, epochs=max(2, steps * 64 // len(x)), verbose=0)
+    judge.fit(x, y, batch_size=64, epochs=max(2, 2000 * 64 // len(x)), verbose=0)
     return judge
 
 

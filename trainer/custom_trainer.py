@@ -434,7 +434,7 @@ class CustomTrainer(Algorithm):
         return checked_step
 
     def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        """Returns the model's inputs, if they are known and the step passes it x as it comes."""
+        """Returns what the x of a batch has to be like, `None` where that is not known."""
         own_step = self._has_own_step(mode) or overrides(self.model, f"{mode}_step")
         return None if own_step else getattr(self.model, "inputs", None)
 

@@ -116,12 +116,15 @@ def _of_shape_at_run_time(text: str) -> str | None:
     )
     if not found:
         return None
-    came, expected = (shape.replace("?", "None").replace(",", ", ") for shape in found.groups())
-    return _misfit("x", f"({came[1:-1]})", f"({expected[1:-1]})")
+    came, expected = (
+        tuple(None if size == "?" else int(size) for size in shape[1:-1].split(",") if size)
+        for shape in found.groups()
+    )
+    return _misfit("x", came, expected)
 
 
 def _of_range(text: str) -> str | None:
-    number = r"[^-\d]*(-?[\d.e+-]+|-?inf)"
+    number = r"[^-\d]*?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|-?nan)"
     found = re.search(
         f"images run from{number}[^-\\d]*{number}[^-\\d]*makes{number}[^-\\d]*{number}", text
     )
@@ -151,17 +154,17 @@ def _of_inputs(x: Any, inputs: list[keras.KerasTensor]) -> str | None:
                 "numbers, with keras.layers.StringLookup for one."
             )
         came, expected = tuple(leaf.shape), tuple(symbol.shape)
-        if _fits(came, expected[1:]):
-            return (
-                f"{name} comes in single rows of shape {came}, but the model takes batches of "
-                f"them, {expected}: call dataset.batch(batch_size)."
-            )
         if not _fits(came, expected):
-            return _misfit(name, str(came), str(expected))
+            return _misfit(name, came, expected)
     return None
 
 
-def _misfit(name: str, came: str, expected: str) -> str:
+def _misfit(name: str, came: tuple, expected: tuple) -> str:
+    if _fits(came, expected[1:]):
+        return (
+            f"{name} comes in single rows of shape {came}, but the model takes batches of them, "
+            f"{expected}: call dataset.batch(batch_size)."
+        )
     return (
         f"{name} has shape {came}, but the model takes {expected}: reshape the data, or the input "
         "of the model."

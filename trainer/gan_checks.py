@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from trainer.networks import Networks
 def numbers(latent_dim: int, label_noise: float | Callable, discriminator_steps: int) -> None:
     """Raises ValueError unless the numbers that a GAN is given can be meant."""
     for name, value in (("latent_dim", latent_dim), ("discriminator_steps", discriminator_steps)):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} is {value!r}: expected a whole number from 1 up.")
     if not callable(label_noise) and not (
         isinstance(label_noise, (int, float)) and label_noise >= 0
@@ -66,7 +67,7 @@ def networks(
             f"The {with_labels} takes labels, but the {without} takes none: give both an input for "
             "them, or neither."
         )
-    return images
+    return keras.KerasTensor(images.shape, images.dtype, name="images")
 
 
 def saved_model(model: Any) -> None:
@@ -88,27 +89,24 @@ def takes_labels(network: keras.Model) -> bool:
     return len(_inputs(network)) > 1
 
 
-def labels_to_generate(generator: keras.Model, labels: Any) -> None:
-    """Raises ValueError unless there are labels just where the generator takes some."""
+def to_generate(generator: keras.Model, n: int, labels: Any) -> None:
+    """Raises ValueError unless `n` is a number of rows, with labels if the generator takes some."""
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"n is {n!r}: expected a whole number from 1 up.")
     if takes_labels(generator) and labels is None:
         raise ValueError("The generator takes labels: give generate(n, labels=...), one a row.")
     if labels is not None and not takes_labels(generator):
         raise ValueError("The generator takes no labels: leave them out, or give it an input more.")
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"There are {len(labels)} labels for {n} images: give one for each.")
 
 
-def images_and_labels(
-    data: Batch, generator: keras.Model, made: keras.KerasTensor
-) -> tuple[tf.Tensor, Any]:
-    """Returns the images of a batch, of the type that the generator makes, and the labels.
-
-    Args:
-        data: images or (images, labels).
-        generator: the generator.
-        made: what the generator makes, as a symbol.
+def images_and_labels(data: Batch, generator: keras.Model, dtype: str) -> tuple[tf.Tensor, Any]:
+    """Returns the images of a batch as numbers of type `dtype`, and the labels.
 
     Raises:
-        ValueError: labels come to networks that take none, or lack; or images have another shape
-            than what the generator makes.
+        ValueError: the data are something else than images, with labels just where the generator
+            takes some.
     """
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None or keras.tree.is_nested(images):
@@ -124,26 +122,20 @@ def images_and_labels(
             "The generator and the discriminator take labels, but the data yield none: yield "
             "(images, labels)."
         )
-    if not images.shape[1:].is_compatible_with(made.shape[1:]):
-        raise ValueError(
-            f"The images have shape {tuple(images.shape)}, but the generator makes {made.shape}: "
-            "reshape the data, as by images[..., None], or change the generator."
-        )
-    return tf.cast(images, made.dtype), labels
+    return tf.cast(images, dtype), labels
 
 
-def guard_range(images: tf.Tensor, bounds: tuple[float, float] | None) -> tf.Tensor:
-    """Returns `images`, in the graph to be had only if they are within `bounds`."""
+def of_images(images: tf.Tensor, bounds: tuple[float, float] | None) -> list[Any]:
+    """Returns what a step must wait for, so that images it cannot take change nothing at all."""
     if bounds is None:
-        return images
+        return [images]
     low, high = bounds
     slack = 1e-2 * (high - low)
     least, most = tf.reduce_min(images), tf.reduce_max(images)
-    within = (least >= low - slack) & (most <= high + slack)
+    within = (least >= low - slack) & (most <= high + slack)  # so that NaN is not
     told = ("images run from", least, "to", most, "where the generator makes", low, "to", high)
     check = tf.debugging.Assert(within, told)
-    with tf.control_dependencies([check] if check is not None else []):
-        return tf.identity(images)
+    return [images] if check is None else [images, check]
 
 
 def _inputs(network: keras.Model) -> list[keras.KerasTensor]:

@@ -12,14 +12,23 @@ import tensorflow as tf
 
 from trainer import gan_checks
 from trainer.algorithm import replica_mean
+from trainer.compiling import compile_model
 from trainer.custom_trainer import CustomTrainer
 from trainer.feeds import Batch
+from trainer.hooks import Mode
 from trainer.images import value_range
 from trainer.networks import Networks
 
-_D_OPTIMIZER = {"class_name": "Adam", "config": {"learning_rate": 3e-4}}
-_G_OPTIMIZER = {"class_name": "Adam", "config": {"learning_rate": 4e-4}}
+_D_OPTIMIZER = {
+    "class_name": "Adam",
+    "config": {"learning_rate": 3e-4, "name": "discriminator_adam"},
+}
+_G_OPTIMIZER = {
+    "class_name": "Adam",
+    "config": {"learning_rate": 4e-4, "name": "generator_adam"},
+}
 _BINARY_CROSSENTROPY = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
+_SETTINGS = ("run_eagerly", "jit_compile", "steps_per_execution")
 
 
 class GANTrainer(CustomTrainer):
@@ -138,6 +147,7 @@ class GANTrainer(CustomTrainer):
             **arguments,
         )
         gan.model, gan._progress = model, model.progress
+        compile_model(model, {}, {name: arguments.get(name) for name in _SETTINGS})
         return gan
 
     @property
@@ -176,22 +186,24 @@ class GANTrainer(CustomTrainer):
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Trains the discriminator, then the generator, on one batch of images."""
-        images, labels = self._images_and_labels(data)
-        for _ in range(self.discriminator_steps):
-            d_loss = self._train_discriminator(images, labels)
-        g_loss = self._train_generator(images, labels)
-        self.track_loss(d_loss + g_loss, images)
-        return self.metric_results()
+        images, labels = gan_checks.images_and_labels(data, self.generator, self._made.dtype)
+        with tf.control_dependencies(gan_checks.of_images(images, self.value_range)):
+            for _ in range(self.discriminator_steps):
+                d_loss = self._train_discriminator(images, labels)
+            g_loss = self._train_generator(images, labels)
+            self.track_loss(d_loss + g_loss, images)
+            return self.metric_results()
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Evaluates both losses on one batch of images; each evaluation draws the same numbers."""
-        images, labels = self._images_and_labels(data)
-        with self._drawing_from(self._evaluation_seeds):
+        images, labels = gan_checks.images_and_labels(data, self.generator, self._made.dtype)
+        wait = tf.control_dependencies(gan_checks.of_images(images, self.value_range))
+        with wait, self._drawing_from(self._evaluation_seeds):
             fakes = self._fakes(images, labels, training=False)
             d_loss = self._discriminator_loss(images, fakes, labels, training=False)
             g_loss = self._generator_loss(images, labels, training=False)
-        self.track_loss(d_loss + g_loss, images)
-        return self.metric_results()
+            self.track_loss(d_loss + g_loss, images)
+            return self.metric_results()
 
     def discriminator_loss(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
         """Returns what the discriminator minimizes, a scalar; to override.
@@ -247,9 +259,10 @@ class GANTrainer(CustomTrainer):
             Images of shape `(n, ...)`.
 
         Raises:
-            ValueError: labels are missing, or given to a generator that takes none.
+            ValueError: `n` is no number of rows; labels are missing, too many or too few, or given
+                to a generator that takes none.
         """
-        gan_checks.labels_to_generate(self.generator, labels)
+        gan_checks.to_generate(self.generator, n, labels)
         seeds = self._generation_seeds if seed is None else keras.random.SeedGenerator(seed)
         with self._drawing_from(seeds):
             latent = self.sample_latent(n)
@@ -260,6 +273,9 @@ class GANTrainer(CustomTrainer):
         """Starts all metrics afresh, and the draws of an evaluation."""
         super().reset_metrics()
         self._evaluation_seeds.state.assign([self.seed + 1, 0])
+
+    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
+        return super()._inputs(mode) if mode == "predict" else [self._made]
 
     def _train_discriminator(self, images: tf.Tensor, labels: Any) -> tf.Tensor:
         fakes = self._fakes(images, labels, training=True)
@@ -301,10 +317,6 @@ class GANTrainer(CustomTrainer):
         latent = self.sample_latent(_rows(images))
         x = latent if labels is None else [latent, labels]
         return self.generator(x, training=training)
-
-    def _images_and_labels(self, data: Batch) -> tuple[tf.Tensor, Any]:
-        images, labels = gan_checks.images_and_labels(data, self.generator, self._made)
-        return gan_checks.guard_range(images, self.value_range), labels
 
     def _noisy(self, labels: tf.Tensor) -> tf.Tensor:
         amount = self.label_noise

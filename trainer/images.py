@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+# Layers that move numbers about and change none.
+_MOVES = (
+    keras.layers.Cropping2D,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+)
+
 
 def value_range(network: keras.Model) -> tuple[float, float] | None:
     """Returns the least and the most that the last activation lets through, `None` if unknown."""
-    last = network
-    while isinstance(last, keras.Model) and getattr(last, "layers", None):
-        names = getattr(last, "output_names", None)
-        known = {layer.name: layer for layer in last.layers}
-        last = known.get(names[0], last.layers[-1]) if names else last.layers[-1]
+    owner, last = network, network
+    while isinstance(last, (keras.Model, *_MOVES)):
+        if isinstance(last, keras.Model):
+            owner, last = last, _output_layer(last)
+        else:
+            last = _layer_before(last, owner)
     activation = getattr(last, "activation", None)
     if activation in (keras.activations.sigmoid, keras.activations.hard_sigmoid):
         return 0.0, 1.0
     return (-1.0, 1.0) if activation is keras.activations.tanh else None
+
+
+def _output_layer(network: keras.Model) -> keras.Layer | None:
+    layers = {layer.name: layer for layer in network.layers}
+    names = getattr(network, "output_names", None) or list(layers)[-1:]
+    return layers.get(names[0]) if names else None
+
+
+def _layer_before(layer: keras.Layer, network: keras.Model) -> keras.Layer | None:
+    for other in network.layers:
+        # A layer that was called elsewhere, too, cannot say what its output is.
+        with contextlib.suppress(AttributeError, ValueError):
+            if other.output is layer.input:
+                return other
+    return None
 
 
 def grid(images: np.ndarray, columns: int, bounds: tuple[float, float]) -> np.ndarray:

@@ -164,6 +164,7 @@ class SeveralOptimizers:
     Attributes:
         optimizers: the optimizers; Keras's TensorBoard callback logs the learning rate of each.
         variables: the variables of all.
+        iterations: how often the first network was updated; Keras takes it for the steps.
         built: whether the variables exist.
     """
 
@@ -173,6 +174,7 @@ class SeveralOptimizers:
         optimizers = list(by_name.values())
         super().__setattr__("optimizers", optimizers)
         super().__setattr__("variables", [v for each in optimizers for v in each.variables])
+        super().__setattr__("iterations", optimizers[0].iterations)
         super().__setattr__("_names", list(by_name))
 
     def __getattr__(self, attribute: str) -> Any:

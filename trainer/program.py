@@ -81,6 +81,11 @@ class Program:
             raise StopIteration from None
         except tf.errors.OpError as error:
             self._explain(error, feed.batch_spec())
+        except ValueError as error:
+            # A trace that earlier data had opened to any shape is refused as a whole.
+            if "EnsureShape" in str(error):
+                self._explain(error, feed.batch_spec())
+            raise
         if done is None:
             outputs, done = outputs
         feed.position += int(done)

@@ -9,14 +9,16 @@ import keras
 
 from trainer.networks import Networks
 
-_HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+_HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")}
+_FORWARDED = _HOOKS - {"on_epoch_end"}
 
 
 class ForNetwork(keras.callbacks.Callback):
     """Binds a callback to one network and its optimizer.
 
     The callback sees that network as its model, with the network's optimizer, and still stops the
-    training of all.
+    training of all. A log key that it adds, `learning_rate` for one, gets the network's name before
+    it: `generator_learning_rate`.
 
     ```python
     ForNetwork("generator", keras.callbacks.ReduceLROnPlateau(monitor="g_loss"))
@@ -39,13 +41,21 @@ class ForNetwork(keras.callbacks.Callback):
         self.network = network
         self.callback = callback
         # As attributes, so that whoever asks sees which hooks the callback has and which not.
-        for hook in _HOOKS:
+        for hook in _FORWARDED:
             setattr(self, hook, getattr(callback, hook))
 
     def __getattr__(self, name: str) -> Any:
         if name == "callback":
             raise AttributeError(name)
         return getattr(self.callback, name)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Calls the callback's; what it adds to the logs gets the network's name before it."""
+        logs = {} if logs is None else logs
+        seen = dict(logs)
+        self.callback.on_epoch_end(epoch, seen)
+        for key in seen.keys() - logs.keys():
+            logs[f"{self.network}_{key}"] = seen[key]
 
     def set_params(self, params: dict[str, Any]) -> None:  # noqa: D102
         super().set_params(params)

@@ -100,8 +100,9 @@ class SampleImages(keras.callbacks.Callback):
         self._steps_before = self._drawn = self._trainer.step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: D102
-        if self.wants_batch(batch):
-            self._drawn = self._steps_before + batch + 1
+        # The trainer's count: `batch` runs ahead of it where a last group of steps is a short one.
+        if self.every != "epoch" and self._trainer.step // self.every > self._drawn // self.every:
+            self._drawn = self._trainer.step
             self._draw(f"step_{self._drawn:07d}", self._drawn)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
