@@ -6,8 +6,8 @@ has learned the real digits reads 1,000 samples, a hundred of each, and the shar
 with the request is told, beside the share before training. A grid with one digit in each column,
 from the same latent points each time, goes to the output folder after every epoch.
 
-    python conditional_gan.py                       # scikit-learn's digits: offline, 2 minutes
-    python conditional_gan.py --data mnist          # MNIST, downloaded once: 15 minutes
+    python conditional_gan.py                       # scikit-learn's digits: offline, some minutes
+    python conditional_gan.py --data mnist          # MNIST, downloaded the first time
     python conditional_gan.py --data FILE.npz       # arrays x_train, y_train, x_test, y_test
 """
 

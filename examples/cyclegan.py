@@ -9,8 +9,8 @@ white digits, beside the same before training and for pictures left as they are.
 folder's `translations.png` each column has a white digit, its translation, that translated back,
 and a print, its translation, that translated back.
 
-    python cyclegan.py                              # scikit-learn's digits: offline, 2 minutes
-    python cyclegan.py --data mnist                 # MNIST, downloaded once: 4 minutes
+    python cyclegan.py                              # scikit-learn's digits: offline, some minutes
+    python cyclegan.py --data mnist                 # MNIST, downloaded the first time
     python cyclegan.py --data FILE.npz              # arrays x_train, y_train, x_test, y_test
 """
 

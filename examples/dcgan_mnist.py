@@ -7,8 +7,8 @@ each time, goes to the output folder after each epoch; the last one is there as 
 At the end a classifier that has learned the real digits reads 1,000 samples. With `--resume` a run
 goes on from the last epoch of one that was stopped, or that shall have more, to the same bits.
 
-    python dcgan_mnist.py                           # scikit-learn's digits: offline, 2 minutes
-    python dcgan_mnist.py --data mnist              # MNIST, downloaded once: 20 minutes
+    python dcgan_mnist.py                           # scikit-learn's digits: offline, some minutes
+    python dcgan_mnist.py --data mnist              # MNIST, downloaded the first time
     python dcgan_mnist.py --data FILE.npz           # arrays x_train, y_train, x_test, y_test
 """
 

@@ -8,8 +8,8 @@ learned the real digits reads 1,000 samples: how many digits there are, how far 
 from the real ones, and a score, beside samples from before training and held-out images. A grid of
 samples, from the same latent points each time, goes to the output folder after each epoch.
 
-    python wgan_gp.py                               # scikit-learn's digits: offline, 2 minutes
-    python wgan_gp.py --data mnist                  # MNIST, downloaded once: 8 minutes
+    python wgan_gp.py                               # scikit-learn's digits: offline, some minutes
+    python wgan_gp.py --data mnist                  # MNIST, downloaded the first time
     python wgan_gp.py --data FILE.npz               # arrays x_train, y_train, x_test, y_test
 """
 
