@@ -196,13 +196,33 @@ def test_conditional_gan_tells_how_often_it_draws_what_was_asked_for(tmp_path):
 
 
 def test_vae_needs_fewer_nats_than_the_means_of_the_pixels(tmp_path):
-    out = output_of("vae", "--epochs", 5, "--output", tmp_path)
+    out = output_of("vae", "--epochs", 20, "--output", tmp_path)
     nats = re.search(r"costs ([\d.]+) nats: ([\d.]+) its pixels, ([\d.]+) its latent", out)
     cost, of_pixels, of_latent = map(float, nats.groups())
     assert cost == pytest.approx(of_pixels + of_latent, abs=0.11)
     assert cost < float(re.search(r"mean alone it costs ([\d.]+) nats", out)[1])
     assert picture(tmp_path / "reconstructions.png").shape == (2 * 28, 16 * 28, 1)
     assert picture(tmp_path / "samples.png").std() > 0
+
+
+def test_wgan_gp_sees_more_digits_than_before_training(tmp_path):
+    out = output_of("wgan_gp", "--epochs", 8, "--output", tmp_path)
+    number = r"-?\d+\.\d+"
+    assert re.search(rf"held-out images: at most {number}, at the end {number}", out)
+    seen = [int(digits) for digits in re.findall(r": +(\d+) of 10 digits seen", out)]
+    before, after, real = seen
+    assert before < after <= real == 10
+    assert picture(tmp_path / "epoch_0008.png").shape == (8 * 28, 8 * 28, 1)
+
+
+def test_cyclegan_comes_nearer_to_the_true_counterparts(tmp_path):
+    out = output_of("cyclegan", "--epochs", 4, "--output", tmp_path)
+    found = re.findall(r"off by (\d\.\d{3}) to white, (\d\.\d{3}) to print", out)
+    untouched, untrained, translated, true = (tuple(map(float, pair)) for pair in found)
+    assert true == (0, 0)
+    assert max(translated) < min(untrained)
+    assert max(untrained) < min(untouched)
+    assert picture(tmp_path / "translations.png").shape == (6 * 28, 16 * 28, 3)
 
 
 def rows_of_table(out):

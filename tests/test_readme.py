@@ -24,5 +24,9 @@ def test_the_python_blocks_run(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "7 epochs, 157 steps" in result.stdout
     assert (tmp_path / "best.keras").exists()
+    assert (tmp_path / "gan.keras").exists()
+    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
+        f"step_{step:07d}.png" for step in (20, 40, 60)
+    ]
     distilled = [float(value) for value in re.findall(r"distance: ([\d.]+)", result.stdout)]
     assert distilled[-1] < distilled[0]
