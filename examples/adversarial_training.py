@@ -5,7 +5,7 @@ attacked images beside the clean ones keeps most of its accuracy under attack; o
 loses most. Both accuracies on held-out digits are told for each seed, and a grid of clean and
 attacked digits goes to the output folder.
 
-    python adversarial_training.py                  # scikit-learn's digits: offline, a minute or more
+    python adversarial_training.py                  # scikit-learn's digits: offline, a minute
     python adversarial_training.py --data mnist     # MNIST, downloaded the first time
     python adversarial_training.py --data FILE.npz  # arrays x_train, y_train, x_test, y_test
 """

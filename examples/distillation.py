@@ -5,7 +5,7 @@ one narrow hidden layer, gets 300 of them: once with their labels alone, once wi
 says of them, too, which keeps it from learning the few by heart (section 6 of the paper). Both
 accuracies on held-out digits are told for each seed.
 
-    python distillation.py                          # scikit-learn's digits: offline, a minute or more
+    python distillation.py                          # scikit-learn's digits: offline, a minute
     python distillation.py --data mnist             # MNIST, downloaded the first time
     python distillation.py --data FILE.npz          # arrays x_train, y_train, x_test, y_test
 """

@@ -5,7 +5,7 @@ points. What is minimized is the bound of the paper: what the reconstruction cos
 latent points cost, in nats. It is told for held-out images, beside what they cost a model that
 knows each pixel's mean and no more. Samples and reconstructions go to the output folder.
 
-    python vae.py                                   # scikit-learn's digits: offline, a minute or more
+    python vae.py                                   # scikit-learn's digits: offline, a minute
     python vae.py --data mnist                      # MNIST, downloaded the first time
     python vae.py --data FILE.npz                   # arrays x_train, y_train, x_test, y_test
 """
