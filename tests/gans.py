@@ -20,7 +20,9 @@ IMAGE = (8, 8, 1)
 CLASSES = 3
 
 
-def generator(activation: str | None = "tanh", latent_dim: int = LATENT) -> keras.Model:
+def generator(
+    activation: str | None = "tanh", latent_dim: int = LATENT, channels: int = 1
+) -> keras.Model:
     """Returns a network of latent points to 8x8 images."""
     return keras.Sequential(
         [
@@ -28,7 +30,7 @@ def generator(activation: str | None = "tanh", latent_dim: int = LATENT) -> kera
             keras.layers.Dense(32, activation="relu"),
             keras.layers.Reshape((4, 4, 2)),
             keras.layers.Conv2DTranspose(
-                1, 3, strides=2, padding="same", activation=activation, dtype="float32"
+                channels, 3, strides=2, padding="same", activation=activation, dtype="float32"
             ),
         ]
     )

@@ -833,6 +833,11 @@ BAD = {
         r"The generator makes images of shape \(None, 8, 8, 1\), but the discriminator takes "
         r"\(None, 16, 16, 1\): give both the same shape of image",
     ),
+    "discriminator of other channels": (  # which Keras lets pass where it has one
+        lambda t: given(generator=gans.generator(channels=3))(t),
+        ValueError,
+        r"makes images of shape \(None, 8, 8, 3\), but the discriminator takes \(None, 8, 8, 1\)",
+    ),
     "latent_dim": (
         given(latent_dim=9),
         ValueError,

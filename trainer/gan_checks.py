@@ -147,7 +147,10 @@ def _inputs(network: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _called(network: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
-    labels = _inputs(network)[1:]
+    taken, *labels = _inputs(network) or [x]
+    sizes = zip(taken.shape, x.shape, strict=False)
+    if not all(None in pair or len(set(pair)) == 1 for pair in sizes):
+        raise ValueError("The shapes differ.")  # which a call with symbols may let pass
     return network([x, *labels] if labels else x)
 
 
