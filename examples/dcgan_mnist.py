@@ -99,7 +99,7 @@ def main():
     untrained = classes_seen(gan, judge)
     saved = args.output / "gan.keras"
     if args.resume and saved.exists():
-        gan = GANTrainer.from_model(keras.models.load_model(saved), latent_dim=LATENT_DIM)
+        gan = GANTrainer.from_model(keras.models.load_model(saved))
     gan.fit(
         np.concatenate([x_train, x_test]),
         batch_size=BATCH_SIZE,

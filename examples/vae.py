@@ -42,12 +42,18 @@ class VAE(CustomTrainer):
         return tf.reduce_mean(reconstruction) + tf.reduce_mean(divergence)
 
 
+@keras.saving.register_keras_serializable(package="vae")
 class Sampling(layers.Layer):
     """Draws a point from the normal distribution of a mean and the logarithm of a variance."""
 
     def __init__(self, seed, **keywords):
         super().__init__(**keywords)
+        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def get_config(self):
+        """Returns what another such layer is made of."""
+        return {**super().get_config(), "seed": self.seed}
 
     def call(self, inputs):
         """Returns a point for each row."""

@@ -45,14 +45,14 @@ class WGANGP(GANTrainer):
         """Returns the generator's loss."""
         return -tf.reduce_mean(fake_logits)
 
-    def penalty(self, images, fakes, labels):
+    def penalty(self, images, fakes, labels, training):
         """Returns what slopes other than 1 cost, at points between the images and the fakes."""
         rows = tf.shape(images)[0]
         shares = keras.random.uniform((rows, 1, 1, 1), seed=self.seed_generator)
         points = shares * images + (1 - shares) * fakes
         with tf.GradientTape() as tape:
             tape.watch(points)
-            logits = self.discriminator(points, training=True)
+            logits = self.discriminator(points, training=training)
         squares = tf.reduce_sum(tape.gradient(logits, points) ** 2, axis=(1, 2, 3))
         return self.penalty_weight * tf.reduce_mean((tf.sqrt(squares + 1e-12) - 1) ** 2)
 

@@ -160,12 +160,12 @@ class WGANGP(GANTrainer):
     def generator_loss(self, fake_logits):
         return -tf.reduce_mean(fake_logits)
 
-    def penalty(self, images, fakes, labels):
+    def penalty(self, images, fakes, labels, training):
         share = keras.random.uniform((tf.shape(images)[0], 1, 1, 1), seed=self.seed_generator)
         between = images + share * (fakes - images)
         with tf.GradientTape() as tape:
             tape.watch(between)
-            logits = self.discriminator(between, training=True)
+            logits = self.discriminator(between, training=training)
         slopes = tape.gradient(logits, between)
         norms = tf.sqrt(tf.reduce_sum(slopes**2, axis=[1, 2, 3]))
         return 10.0 * tf.reduce_mean((norms - 1.0) ** 2)
@@ -1099,3 +1099,117 @@ def test_a_gan_of_mixed_precision_is_saved_and_loaded(tmp_path):
     assert_same(state_of(loaded), state_of(trainer))
     assert_same(fit(loaded).history, fit(trainer).history)
     assert_same(state_of(loaded), state_of(trainer))
+
+
+def wasserstein():
+    return gan(WGANGP)
+
+
+def test_validation_of_a_gan_with_a_penalty_changes_no_training():
+    states = []
+    for more in ({}, {"validation_data": batches()}):
+        trainer = untrained(wasserstein)  # its discriminator has Dropout and BatchNormalization
+        fit(trainer, epochs=2, **more)
+        states.append(state_of(trainer))
+    assert_same(*states)
+
+
+@pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", keras.losses.mean_squared_error])
+def test_a_loss_by_name_is_the_mean_over_the_rows(loss):
+    networks = gans.generator(), gans.linear_discriminator("sigmoid")
+    trainer = GANTrainer(*networks, latent_dim=gans.LATENT, loss=loss, label_noise=0, seed=1)
+    x = images(8)
+    logits = [numbers(8, 1, seed=seed) ** 2 / 20 for seed in (1, 2)]
+    real, fake = map(tf.constant, logits)
+    function = keras.losses.get(loss)
+    ones, zeros = tf.ones((8, 1)), tf.zeros((8, 1))
+    expected = tf.reduce_mean(tf.concat([function(ones, fake), function(zeros, real)], axis=0))
+    assert_close(trainer.discriminator_loss(real, fake), expected)
+    assert_close(trainer.generator_loss(fake), tf.reduce_mean(function(zeros, fake)))
+    logs = trainer.train_on_batch(x, return_dict=True)
+    assert logs["loss"] == pytest.approx(logs["d_loss"] + logs["g_loss"], rel=1e-6)
+    # Outputs are probabilities here, so one half parts reals from fakes.
+    trainer.reset_metrics()
+    trainer.track_logits(real, fake)
+    assert float(trainer.real_accuracy.result()) == np.mean(logits[0] < 0.5)
+    assert float(trainer.fake_accuracy.result()) == np.mean(logits[1] > 0.5)
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-6)
+
+
+def test_arrays_out_of_range_are_told_under_xla_too():
+    trainer = gan(jit_compile=True)
+    before = state_of(trainer)
+    with pytest.raises(ValueError, match="images' numbers run from 0.* to 2.*, but the generator"):
+        trainer.fit(images(low=0, high=255), verbose=0)
+    assert_same(state_of(trainer), before)
+
+
+def test_a_loaded_gan_finds_its_arguments_again(tmp_path):
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.25)
+    trainer = gan(loss=loss, label_noise=0.125, discriminator_steps=3)
+    trainer.model.save(tmp_path / "x.keras")
+    loaded = GANTrainer.from_model(keras.models.load_model(tmp_path / "x.keras"))
+    assert (loaded.latent_dim, loaded.label_noise, loaded.discriminator_steps) == (8, 0.125, 3)
+    assert loaded.loss.get_config() == loss.get_config()
+    changed = GANTrainer.from_model(loaded.model, label_noise=0)
+    assert (changed.label_noise, changed.discriminator_steps) == (0, 3)
+
+
+def test_a_function_as_noise_has_to_be_given_again(tmp_path):
+    trainer = with_rising_noise()
+    with pytest.raises(ValueError, match="label_noise was a function, which is not saved"):
+        GANTrainer.from_model(trainer.model)
+    assert GANTrainer.from_model(trainer.model, label_noise=rising).label_noise is rising
+
+
+@pytest.mark.parametrize("name", ["seed", "d_optimizer", "g_optimizer"])
+def test_what_comes_with_a_model_is_not_taken_twice(name):
+    with pytest.raises(TypeError, match=f"{name} was given, but it comes with the model"):
+        GANTrainer.from_model(gan().model, **{name: 1})
+
+
+def test_settings_of_a_loaded_gan_are_saved_again(tmp_path):
+    loaded = GANTrainer.from_model(gan().model, steps_per_execution=2, run_eagerly=True)
+    loaded.model.save(tmp_path / "x.keras")
+    model = keras.models.load_model(tmp_path / "x.keras")
+    assert (model.steps_per_execution, model.run_eagerly) == (2, True)
+
+
+class Enlarging(GANTrainer):
+    """Trains on images of any size."""
+
+    def train_step(self, data):
+        pictures, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step(tf.image.resize(pictures, gans.IMAGE[:2]))
+
+
+def test_a_step_of_ones_own_may_take_images_of_another_shape():
+    logs = gan(Enlarging).train_on_batch(images(4)[:, :5, :6], return_dict=True)
+    assert logs.keys() >= {"d_loss", "g_loss"}
+
+
+def test_generating_other_numbers_of_images_traces_little():
+    trainer = gan()
+    for n in (1, 2, 3, 5, 64, 65, 130, 7):
+        assert trainer.generate(n).shape == (n, *gans.IMAGE)
+    # One for a single row, one for any number, one for full batches.
+    assert trainer._programs["predict"][1]._one.experimental_get_tracing_count() == 3
+
+
+def test_pictures_of_a_conditional_gan_ask_for_labels_before_training(tmp_path):
+    trainer = gans.conditional_gan()
+    data = batches(images(), gans.image_labels())
+    with pytest.raises(ValueError, match="SampleImages needs labels="):
+        fit(trainer, data, callbacks=[SampleImages(tmp_path)])
+    assert trainer.step == 0
+
+
+def test_a_metric_whose_name_does_not_tell_asks_for_a_mode_before_training():
+    trainer = untrained()
+    trainer.distance = keras.metrics.Mean(name="distance")
+    with pytest.raises(ValueError, match="EarlyStopping monitors 'distance'.* give mode='min'"):
+        fit(trainer, callbacks=[keras.callbacks.EarlyStopping(monitor="distance")])
+    del trainer.distance

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests.models import assert_same, mlp, numbers, seeded, weights_of
 from trainer import CustomTrainer, Networks
+from trainer.callbacks import ForNetwork
 from trainer.networks import trained_networks
 
 NAMES = ("encoder", "decoder", "critic")
@@ -310,3 +311,35 @@ def test_what_several_optimizers_do_not_have_in_common_is_told():
 def test_the_steps_of_several_optimizers_are_those_of_the_first():
     model = made()
     assert model.optimizer.iterations is model.optimizers[NAMES[0]].iterations
+
+
+def test_networks_without_optimizers_are_told_before_training():
+    trainer = ThreeLosses(Networks(three_networks(), seed=1))
+    with pytest.raises(ValueError, match="The networks have no optimizers: give CustomTrainer opt"):
+        trainer.fit(batches(), verbose=0)
+
+
+def test_a_trainer_takes_no_other_seed_than_its_networks():
+    assert ThreeLosses(made(seed=4)).seed == 4
+    with pytest.raises(ValueError, match=r"seed is 7, but the model is Networks\(..., seed=4\)"):
+        ThreeLosses(made(seed=4), seed=7)
+
+
+def test_a_rate_of_a_network_without_optimizer_is_told_before_training():
+    model = made(dict.fromkeys(NAMES[1:], "sgd"))
+    plateau = ForNetwork(NAMES[0], keras.callbacks.ReduceLROnPlateau(monitor="loss"))
+    with pytest.raises(ValueError, match="ReduceLROnPlateau is for an optimizer, but the network"):
+        ThreeLosses(model).fit(batches(), verbose=0, callbacks=[plateau])
+
+
+def test_a_file_of_other_random_seeds_is_told(tmp_path):
+    path = tmp_path / "x.weights.h5"
+    made().save_weights(path)
+    networks = three_networks()
+    first = networks[NAMES[0]]
+    networks[NAMES[0]] = keras.Sequential([*first.layers, keras.layers.Dropout(0.5)])
+    networks[NAMES[0]].build(first.input_shape)
+    other = Networks(networks, seed=1)
+    other.compile(sgd())
+    with pytest.raises(ValueError, match=r"seeds of \d+ places that draw, but the model has"):
+        other.load_weights(path)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.callbacks.for_network import OF_ONE_OPTIMIZER
 from trainer.errors import paired_inputs
 from trainer.feeds import Feed
 from trainer.networks import Networks, bound_form
@@ -82,12 +83,21 @@ def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -
     )
 
 
+def seed_of_networks(seed: int | None, model: Networks) -> None:
+    """Raises ValueError if a trainer is given another seed than its model saves."""
+    if seed is not None and seed != model.seed:
+        raise ValueError(
+            f"seed is {seed}, but the model is Networks(..., seed={model.seed}), which saves its "
+            "seed: give it to Networks alone."
+        )
+
+
 def bound(callbacks: Any, model: keras.Model) -> None:
     """Raises ValueError if a callback needs one optimizer where `model` has several."""
     if not isinstance(model, Networks) or len(model.optimizers) < 2:
         return
     for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks):
-        if isinstance(callback, _FOR_ONE_OPTIMIZER):
+        if isinstance(callback, OF_ONE_OPTIMIZER):
             kind = type(callback).__name__
             network = next(iter(model.optimizers))
             raise ValueError(
@@ -95,13 +105,6 @@ def bound(callbacks: Any, model: keras.Model) -> None:
                 f"{', '.join(model.optimizers)}: say for which network, such as "
                 f"{bound_form(network, f'keras.callbacks.{kind}(...)')}."
             )
-
-
-_FOR_ONE_OPTIMIZER = (
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ReduceLROnPlateau,
-    keras.callbacks.SwapEMAWeights,
-)
 
 
 def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:

@@ -77,10 +77,12 @@ class CustomTrainer(Algorithm):
     ):
         checks.is_model(model)
         self.model = model
-        several = isinstance(model, Networks)  # which keep what a single model has no room for
-        self._progress = model.progress if several else Progress()
-        seed = model.seed if several and seed is None else seed
-        self.seed = seed_of_random_state() if seed is None else int(seed)
+        if isinstance(model, Networks):  # which save what a single model has no room for
+            checks.seed_of_networks(seed, model)
+            self._progress, self.seed = model.progress, model.seed
+        else:
+            self._progress = Progress()
+            self.seed = seed_of_random_state() if seed is None else int(seed)
         self._built_for: tuple = ()
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         arguments = {
@@ -172,7 +174,7 @@ class CustomTrainer(Algorithm):
             (x, y, sample_weight), validation_data = split_rows(
                 (x, y, sample_weight), validation_split
             )
-        check_labels(self.model, y)
+        self._check_arrays(x, y)
         training = self._opened(
             "steps_per_epoch",
             (x, y, sample_weight),
@@ -441,7 +443,17 @@ class CustomTrainer(Algorithm):
     def _has_own_step(self, mode: Mode) -> bool:
         return getattr(type(self), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")
 
+    def _check_arrays(self, x: Any, y: Any) -> None:
+        """Raises for arrays of a `fit` that hold what a step cannot take."""
+        check_labels(self.model, y)
+
     def _check_compiled(self, method: str, mode: Mode) -> None:
+        several = isinstance(self.model, Networks)
+        if several and mode == "train" and not self.model.optimizers:
+            raise ValueError(
+                "The networks have no optimizers: give CustomTrainer "
+                "optimizer={'name': keras.optimizers.Adam(), ...}, one for each to train."
+            )
         if not self.model.compiled and not self._has_own_step(mode):
             raise ValueError(
                 f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "

@@ -130,10 +130,14 @@ def _of_range(text: str) -> str | None:
     )
     if not found:
         return None
-    least, most, low, high = (f"{float(value.rstrip('.')):g}" for value in found.groups())
+    return out_of_range(*(float(value.rstrip(".")) for value in found.groups()))
+
+
+def out_of_range(least: float, most: float, low: float, high: float) -> str:
+    """Returns the sentence for images from `least` to `most` where `low` to `high` is expected."""
     return (
-        f"The images' numbers run from {least} to {most}, but the generator's last activation "
-        f"makes {low} to {high}: rescale the images to that range."
+        f"The images' numbers run from {least:g} to {most:g}, but the generator's last activation "
+        f"makes {low:g} to {high:g}: rescale the images to that range."
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from trainer.errors import out_of_range
 from trainer.feeds import Batch
 from trainer.networks import Networks
 
@@ -16,11 +18,9 @@ from trainer.networks import Networks
 def numbers(latent_dim: int, label_noise: float | Callable, discriminator_steps: int) -> None:
     """Raises ValueError unless the numbers that a GAN is given can be meant."""
     for name, value in (("latent_dim", latent_dim), ("discriminator_steps", discriminator_steps)):
-        if not isinstance(value, Integral) or value < 1:
+        if not _is(value, Integral) or value < 1:
             raise ValueError(f"{name} is {value!r}: expected a whole number from 1 up.")
-    if not callable(label_noise) and not (
-        isinstance(label_noise, (int, float)) and label_noise >= 0
-    ):
+    if not callable(label_noise) and not (_is(label_noise, Real) and label_noise >= 0):
         raise ValueError(
             f"label_noise is {label_noise!r}: expected a number from 0 up, or a function of the "
             "step."
@@ -70,8 +70,8 @@ def networks(
     return keras.KerasTensor(images.shape, images.dtype, name="images")
 
 
-def saved_model(model: Any) -> None:
-    """Raises unless `model` is a saved GAN's, with its optimizers."""
+def saved_model(model: Any, arguments: dict[str, Any]) -> None:
+    """Raises unless `model` is a saved GAN's, with its optimizers, and `arguments` go with it."""
     if not isinstance(model, Networks) or set(model.networks) != {"generator", "discriminator"}:
         raise TypeError(
             "model is no GAN's: expected what keras.models.load_model returns for a file that "
@@ -82,6 +82,13 @@ def saved_model(model: Any) -> None:
             "model comes without its optimizers: load it with compile=True, or make a new "
             "GANTrainer of model.networks['generator'] and model.networks['discriminator']."
         )
+    for name in ("d_optimizer", "g_optimizer", "seed"):
+        if name in arguments:
+            raise TypeError(f"{name} was given, but it comes with the model: leave it out.")
+    if model.settings.get("label_noise", 0) is None and "label_noise" not in arguments:
+        raise ValueError(
+            "label_noise was a function, which is not saved: give it to from_model again."
+        )
 
 
 def takes_labels(network: keras.Model) -> bool:
@@ -91,7 +98,7 @@ def takes_labels(network: keras.Model) -> bool:
 
 def to_generate(generator: keras.Model, n: int, labels: Any) -> None:
     """Raises ValueError unless `n` is a number of rows, with labels if the generator takes some."""
-    if not isinstance(n, Integral) or n < 1:
+    if not _is(n, Integral) or n < 1:
         raise ValueError(f"n is {n!r}: expected a whole number from 1 up.")
     if takes_labels(generator) and labels is None:
         raise ValueError("The generator takes labels: give generate(n, labels=...), one a row.")
@@ -125,17 +132,38 @@ def images_and_labels(data: Batch, generator: keras.Model, dtype: str) -> tuple[
     return tf.cast(images, dtype), labels
 
 
+def arrays(x: Any, bounds: tuple[float, float] | None) -> None:
+    """Raises ValueError if `x` is an array of images that is not within `bounds`."""
+    in_memory = isinstance(x, np.ndarray) and not isinstance(x, np.memmap)
+    if bounds is None or not in_memory or not x.size or x.dtype.kind not in "iuf":
+        return
+    least, most = float(x.min()), float(x.max())
+    if not _within(least, most, bounds):
+        raise ValueError(out_of_range(least, most, *bounds))
+
+
 def of_images(images: tf.Tensor, bounds: tuple[float, float] | None) -> list[Any]:
-    """Returns what a step must wait for, so that images it cannot take change nothing at all."""
+    """Returns what a step must wait for, so that images it cannot take change nothing at all.
+
+    XLA drops the check.
+    """
     if bounds is None:
         return [images]
     low, high = bounds
-    slack = 1e-2 * (high - low)
     least, most = tf.reduce_min(images), tf.reduce_max(images)
-    within = (least >= low - slack) & (most <= high + slack)  # so that NaN is not
     told = ("images run from", least, "to", most, "where the generator makes", low, "to", high)
-    check = tf.debugging.Assert(within, told)
+    check = tf.debugging.Assert(_within(least, most, bounds), told)
     return [images] if check is None else [images, check]
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _within(least: Any, most: Any, bounds: tuple[float, float]) -> Any:
+    low, high = bounds
+    slack = 1e-2 * (high - low)
+    return (least >= low - slack) & (most <= high + slack)  # so that NaN is not
 
 
 def _inputs(network: keras.Model) -> list[keras.KerasTensor]:

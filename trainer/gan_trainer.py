@@ -54,7 +54,8 @@ class GANTrainer(CustomTrainer):
         latent_dim: numbers in a latent point.
         d_optimizer: the discriminator's optimizer; the guide's Adam(3e-4) by default.
         g_optimizer: the generator's optimizer; the guide's Adam(4e-4) by default.
-        loss: loss of labels and logits; binary cross-entropy from logits by default.
+        loss: loss of labels and logits, as `keras.losses.get` takes it; binary cross-entropy from
+            logits by default.
         label_noise: how much noise, uniform from 0 to 1 times this, the discriminator's labels get;
             or a function of the step, an integer tensor, that returns it. 0 is none.
         discriminator_steps: updates of the discriminator, on the same images and new fakes, for one
@@ -100,7 +101,16 @@ class GANTrainer(CustomTrainer):
     ):
         gan_checks.numbers(latent_dim, label_noise, discriminator_steps)
         made = gan_checks.networks(generator, discriminator, latent_dim)
-        model = Networks({"generator": generator, "discriminator": discriminator}, seed=seed)
+        loss = keras.losses.get(loss)
+        settings = {
+            "latent_dim": int(latent_dim),
+            "loss": keras.losses.serialize(loss),
+            "label_noise": None if callable(label_noise) else float(label_noise),
+            "discriminator_steps": int(discriminator_steps),
+        }
+        networks = {"generator": generator, "discriminator": discriminator}
+        with generator.distribute_strategy.scope():
+            model = Networks(networks, seed=seed, settings=settings)
         super().__init__(
             model,
             optimizer={"generator": g_optimizer, "discriminator": d_optimizer},
@@ -109,7 +119,7 @@ class GANTrainer(CustomTrainer):
             steps_per_execution=steps_per_execution,
         )
         self.latent_dim = latent_dim
-        self.loss = keras.losses.get(loss)
+        self.loss = loss
         self.label_noise = label_noise
         self.discriminator_steps = discriminator_steps
         self.d_loss = keras.metrics.Mean(name="d_loss")
@@ -127,24 +137,27 @@ class GANTrainer(CustomTrainer):
 
         ```python
         model = keras.models.load_model("gan.keras")
-        gan = GANTrainer.from_model(model, latent_dim=128)
+        gan = GANTrainer.from_model(model)
         ```
 
         Args:
             model: what `keras.models.load_model` returned; it has the networks, the optimizers,
-                the random seeds, the steps and the epochs.
-            arguments: the further arguments of the class, as they were.
+                the random seeds, the steps and the epochs, and `latent_dim`, `loss`,
+                `label_noise` and `discriminator_steps`.
+            arguments: arguments to change, and those that are not saved: a function as
+                `label_noise`, and what a subclass adds.
 
         Raises:
-            ValueError: `model` does not have what a GAN's has.
+            TypeError: `model` is no GAN's, or an argument comes with the model.
+            ValueError: `model` lacks its optimizers, or an argument that is not saved is missing.
         """
-        gan_checks.saved_model(model)
+        gan_checks.saved_model(model, arguments)
         gan = cls(
             **model.networks,
             d_optimizer=model.optimizers["discriminator"],
             g_optimizer=model.optimizers["generator"],
             seed=model.seed,
-            **arguments,
+            **{**model.settings, **arguments},
         )
         gan.model, gan._progress = model, model.progress
         compile_model(model, {}, {name: arguments.get(name) for name in _SETTINGS})
@@ -169,6 +182,11 @@ class GANTrainer(CustomTrainer):
     def d_optimizer(self) -> keras.Optimizer:
         """The discriminator's optimizer."""
         return self.model.optimizers["discriminator"]
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the networks take labels."""
+        return gan_checks.takes_labels(self.generator)
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -214,7 +232,7 @@ class GANTrainer(CustomTrainer):
         """
         logits = tf.concat([fake_logits, real_logits], axis=0)
         labels = tf.concat([tf.ones_like(fake_logits), tf.zeros_like(real_logits)], axis=0)
-        return replica_mean(self.loss(self._noisy(labels), logits))
+        return self._mean_loss(self._noisy(labels), logits)
 
     def generator_loss(self, fake_logits: tf.Tensor) -> tf.Tensor:
         """Returns what the generator minimizes, a scalar; to override.
@@ -222,15 +240,18 @@ class GANTrainer(CustomTrainer):
         Args:
             fake_logits: the discriminator's output for fakes, of shape `(rows, ...)`.
         """
-        return replica_mean(self.loss(tf.zeros_like(fake_logits), fake_logits))
+        return self._mean_loss(tf.zeros_like(fake_logits), fake_logits)
 
-    def penalty(self, images: tf.Tensor, fakes: tf.Tensor, labels: Any) -> tf.Tensor | float:
+    def penalty(
+        self, images: tf.Tensor, fakes: tf.Tensor, labels: Any, training: bool
+    ) -> tf.Tensor | float:
         """Returns what is added to the discriminator's loss for its images' sake; to override.
 
         Args:
             images: the real images of a batch.
             fakes: as many fakes.
             labels: the labels of both, `None` where the data have none.
+            training: whether this is a training step; to call the discriminator with.
         """
         return 0.0
 
@@ -243,7 +264,8 @@ class GANTrainer(CustomTrainer):
 
     def track_logits(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> None:
         """Updates the metrics of the discriminator's output, the two accuracies; to override."""
-        border = 0.0 if getattr(self.loss, "from_logits", True) else 0.5
+        # Without logits the loss asks for outputs near the labels, 0 and 1.
+        border = 0.0 if getattr(self.loss, "from_logits", False) else 0.5
         self.real_accuracy.update_state(real_logits < border)
         self.fake_accuracy.update_state(fake_logits > border)
 
@@ -267,7 +289,7 @@ class GANTrainer(CustomTrainer):
         with self._drawing_from(seeds):
             latent = self.sample_latent(n)
         x = latent if labels is None else [latent, np.asarray(labels)]
-        return self.predict(x, batch_size=min(n, 64), verbose=0)
+        return self.predict(x, batch_size=64, verbose=0)
 
     def reset_metrics(self) -> None:
         """Starts all metrics afresh, and the draws of an evaluation."""
@@ -275,7 +297,12 @@ class GANTrainer(CustomTrainer):
         self._evaluation_seeds.state.assign([self.seed + 1, 0])
 
     def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        return super()._inputs(mode) if mode == "predict" else [self._made]
+        step = f"{mode}_step"
+        is_own = mode != "predict" and getattr(type(self), step) is getattr(GANTrainer, step)
+        return [self._made] if is_own else super()._inputs(mode)
+
+    def _check_arrays(self, x: Any, y: Any) -> None:
+        gan_checks.arrays(x, self.value_range)
 
     def _train_discriminator(self, images: tf.Tensor, labels: Any) -> tf.Tensor:
         fakes = self._fakes(images, labels, training=True)
@@ -300,7 +327,7 @@ class GANTrainer(CustomTrainer):
         logits = self.discriminator(both, training=training)
         fake_logits, real_logits = logits[:rows], logits[rows:]
         loss = self.discriminator_loss(real_logits, fake_logits)
-        loss += self.penalty(images, fakes, labels)
+        loss += self.penalty(images, fakes, labels, training)
         self.d_loss.update_state(loss, sample_weight=rows)
         self.track_logits(real_logits, fake_logits)
         return loss
@@ -317,6 +344,12 @@ class GANTrainer(CustomTrainer):
         latent = self.sample_latent(_rows(images))
         x = latent if labels is None else [latent, labels]
         return self.generator(x, training=training)
+
+    def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        loss = self.loss(labels, logits)
+        if isinstance(self.loss, keras.losses.Loss):
+            return replica_mean(loss)
+        return tf.reduce_mean(loss)  # a function returns a loss a row
 
     def _noisy(self, labels: tf.Tensor) -> tf.Tensor:
         amount = self.label_noise

@@ -122,6 +122,9 @@ def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]
     Args:
         callbacks: the callbacks.
         names: log keys that are no compiled metric's.
+
+    Raises:
+        ValueError: the name does not tell.
     """
     for callback in map(unwrapped, callbacks):
         name = str(getattr(callback, "monitor", "")).removeprefix("val_")
@@ -130,6 +133,11 @@ def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]
                 callback.mode = "min"
             elif name.endswith("accuracy"):
                 callback.mode = "max"
+            elif getattr(callback, "save_best_only", True):
+                raise ValueError(
+                    f"{type(callback).__name__} monitors {name!r}, and nothing tells whether less "
+                    "or more of it is better: give mode='min' or mode='max'."
+                )
 
 
 def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def value_range(network: keras.Model) -> tuple[float, float] | None:
 
 def _output_layer(network: keras.Model) -> keras.Layer | None:
     layers = {layer.name: layer for layer in network.layers}
-    names = getattr(network, "output_names", None) or list(layers)[-1:]
+    names = getattr(network, "output_names", None)
+    if isinstance(network, keras.Sequential) and not names:
+        names = list(layers)[-1:]
     return layers.get(names[0]) if names else None
 
 

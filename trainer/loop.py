@@ -12,6 +12,7 @@ import keras
 
 from trainer import checks
 from trainer.algorithm import Algorithm
+from trainer.callbacks.for_network import unwrapped
 from trainer.errors import placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, Mode, python_logs
@@ -178,7 +179,8 @@ def _begin_epoch(run: Run, epoch: int) -> None:
 
 
 def _check_monitors(run: Run, validation: Run | None) -> None:
-    monitoring = [callback for callback in run.hooks.callbacks if _reads_monitor(callback)]
+    callbacks = map(unwrapped, run.hooks.callbacks)
+    monitoring = [callback for callback in callbacks if _reads_monitor(callback)]
     if not monitoring:
         return
     keys, val_keys = _log_keys(run), set()

@@ -24,18 +24,22 @@ class Networks(keras.Model):
     model.optimizers["generator"].learning_rate = 1e-4
     ```
 
-    Called, it calls the first network.
+    Called, it calls the first network. No two networks may share a single layer: Keras loads such a
+    file wrongly. A whole network may be part of another one.
 
     Args:
         networks: the networks by name, each with its weights made.
         seed: seed of the draws, 0 or more; by default it follows from the state of Python's
             `random`.
+        settings: what a trainer wants to find again when the model is loaded: numbers, strings and
+            configurations of Keras objects by name.
         name: the model's name.
 
     Attributes:
         networks: the networks by name.
         optimizers: the optimizers by the name of their network.
         seed: the seed.
+        settings: the settings.
         seed_generator: what a training step draws from.
         progress: steps and epochs trained; a trainer counts them here.
 
@@ -48,6 +52,7 @@ class Networks(keras.Model):
         networks: dict[str, keras.Model],
         *,
         seed: int | None = None,
+        settings: dict[str, Any] | None = None,
         name: str = "networks",
         **keywords: Any,
     ):
@@ -57,17 +62,26 @@ class Networks(keras.Model):
         self.optimizers = {}
         self.seed = seed_of_random_state() if seed is None else int(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.settings = dict(settings or {})
         self.progress = Progress()
         self.built = True
 
-    def compile(self, optimizer: dict[str, Any], **settings: Any) -> None:
+    def compile(
+        self,
+        optimizer: dict[str, Any],
+        *,
+        run_eagerly: bool = False,
+        jit_compile: bool | str = "auto",
+        steps_per_execution: int = 1,
+    ) -> None:
         """Gives each network that is trained its optimizer.
 
         Args:
             optimizer: by the network's name, an optimizer as `keras.optimizers.get` takes it; each
                 is for one network, and a network without one is never trained.
-            settings: `run_eagerly`, `jit_compile` and `steps_per_execution` as in
-                `keras.Model.compile`.
+            run_eagerly: as in `keras.Model.compile`.
+            jit_compile: as in `keras.Model.compile`.
+            steps_per_execution: as in `keras.Model.compile`.
 
         Raises:
             ValueError: a name is no network's, an optimizer is missing or stands for two networks.
@@ -78,9 +92,13 @@ class Networks(keras.Model):
             for name, network in self.networks.items()
             if name in optimizer
         }
-        super().compile(None, **settings)
+        super().compile(
+            None,
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
         self.optimizers = optimizers
-        self._settings = settings
 
     @property
     def optimizer(self) -> keras.Optimizer | SeveralOptimizers | None:
@@ -112,7 +130,12 @@ class Networks(keras.Model):
             name: keras.saving.serialize_keras_object(network)
             for name, network in self.networks.items()
         }
-        return {"networks": networks, "seed": self.seed, "name": self.name}
+        return {
+            "networks": networks,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "name": self.name,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Networks:  # noqa: D102
@@ -129,7 +152,12 @@ class Networks(keras.Model):
             name: keras.optimizers.serialize(optimizer)
             for name, optimizer in self.optimizers.items()
         }
-        return {"optimizer": optimizers, **self._settings}
+        return {
+            "optimizer": optimizers,
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+            "steps_per_execution": self.steps_per_execution,
+        }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:  # noqa: D102
         optimizers = {
@@ -145,6 +173,13 @@ class Networks(keras.Model):
         store["progress"] = [self.progress.step, self.progress.epoch]
 
     def load_own_variables(self, store: Any) -> None:  # noqa: D102
+        there, here = len(store.keys()) - 1, len(self._seed_states())
+        if there != here:
+            raise ValueError(
+                f"The file has the random seeds of {there} places that draw, but the model has "
+                f"{here}: build the networks as they were when it was saved, with the same Dropout "
+                "and other layers that draw."
+            )
         for number, state in enumerate(self._seed_states()):
             state.assign(store[f"seed_{number}"])
         self.progress.step, self.progress.epoch = (int(count) for count in store["progress"])

@@ -10,6 +10,11 @@ import keras
 from trainer.networks import Networks
 
 _HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")}
+OF_ONE_OPTIMIZER = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.SwapEMAWeights,
+)
 _FORWARDED = _HOOKS - {"on_epoch_end"}
 
 
@@ -33,7 +38,8 @@ class ForNetwork(keras.callbacks.Callback):
         callback: the callback.
 
     Raises:
-        ValueError: when training begins, if the model has no such network.
+        ValueError: when training begins, if the model has no such network, or that no optimizer
+            where the callback needs one.
     """
 
     def __init__(self, network: str, callback: keras.callbacks.Callback):
@@ -74,6 +80,11 @@ class ForNetwork(keras.callbacks.Callback):
                 f"did you mean {near[0]!r}?" if near else f"they are {', '.join(model.networks)}."
             )
             raise ValueError(f"The model has no network {self.network!r}: {mend}")
+        if self.network not in model.optimizers and isinstance(self.callback, OF_ONE_OPTIMIZER):
+            raise ValueError(
+                f"{type(self.callback).__name__} is for an optimizer, but the network "
+                f"{self.network!r} has none: bind it to one of {', '.join(model.optimizers)}."
+            )
         self.callback.set_model(_View(model, self.network))
 
 

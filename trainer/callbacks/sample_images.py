@@ -16,6 +16,7 @@ class Generates(Protocol):
     """What makes the images: a `GANTrainer`, or another trainer with such a method."""
 
     step: int
+    epoch: int
 
     def generate(self, n: int, seed: int | None = None) -> np.ndarray:
         """Returns `n` images of shape `(n, height, width, channels)`, the same for a seed."""
@@ -24,8 +25,8 @@ class Generates(Protocol):
 class SampleImages(keras.callbacks.Callback):
     """Writes a grid of generated images, from the same latent points each time.
 
-    The files are called `step_0000200.png` by the steps trained, or `epoch_0001.png`, from 1, by
-    the epochs. A trainer's `generate(n, seed)` makes the images.
+    The files are called `step_0000200.png` by the steps trained, or `epoch_0001.png` by the epochs,
+    over all calls of `fit`. A trainer's `generate(n, seed)` makes the images.
 
     ```python
     gan.fit(images, epochs=20, callbacks=[trainer.callbacks.SampleImages("samples")])
@@ -42,7 +43,7 @@ class SampleImages(keras.callbacks.Callback):
         tensorboard: a folder to write the grid to for TensorBoard, as the image `samples`.
 
     Raises:
-        ValueError: an argument does not fit.
+        ValueError: an argument does not fit; when training begins, if labels are missing.
         TypeError: when training begins, if the trainer has no `generate`.
     """
 
@@ -84,6 +85,10 @@ class SampleImages(keras.callbacks.Callback):
                 f"SampleImages needs a trainer with a method generate(n, seed), but "
                 f"{type(trainer).__name__} has none: add one that returns images."
             )
+        if getattr(trainer, "takes_labels", False) and self.labels is None:
+            raise ValueError(
+                "SampleImages needs labels=..., one for each image, as the generator takes labels."
+            )
         self._trainer = trainer
 
     def wants_batch(self, step: int) -> bool:
@@ -107,7 +112,7 @@ class SampleImages(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
         if self.every == "epoch":
-            self._draw(f"epoch_{epoch + 1:04d}", epoch + 1)
+            self._draw(f"epoch_{self._trainer.epoch:04d}", self._trainer.epoch)
 
     def on_train_end(self, logs: dict | None = None) -> None:  # noqa: D102
         if self._writer is not None:
