@@ -1195,6 +1195,18 @@ def test_a_step_of_ones_own_may_take_images_of_another_shape():
     assert logs.keys() >= {"d_loss", "g_loss"}
 
 
+class Rescaling(GANTrainer):
+    """Trains on pixels from 0 to 255."""
+
+    def train_step(self, data):
+        pixels, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step(pixels / 127.5 - 1)
+
+
+def test_a_step_of_ones_own_may_take_images_of_another_range():
+    fit(gan(Rescaling), images(low=0, high=255), batch_size=8)
+
+
 def test_generating_other_numbers_of_images_traces_little():
     trainer = gan()
     for n in (1, 2, 3, 5, 64, 65, 130, 7):

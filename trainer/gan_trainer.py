@@ -297,12 +297,16 @@ class GANTrainer(CustomTrainer):
         self._evaluation_seeds.state.assign([self.seed + 1, 0])
 
     def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        step = f"{mode}_step"
-        is_own = mode != "predict" and getattr(type(self), step) is getattr(GANTrainer, step)
-        return [self._made] if is_own else super()._inputs(mode)
+        return [self._made] if self._takes_images(mode) else super()._inputs(mode)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
-        gan_checks.arrays(x, self.value_range)
+        if self._takes_images("train"):
+            gan_checks.arrays(x, self.value_range)
+
+    def _takes_images(self, mode: Mode) -> bool:
+        """Returns whether a step takes images as the generator makes them, not as it likes."""
+        step = f"{mode}_step"
+        return mode != "predict" and getattr(type(self), step) is getattr(GANTrainer, step)
 
     def _train_discriminator(self, images: tf.Tensor, labels: Any) -> tf.Tensor:
         fakes = self._fakes(images, labels, training=True)
