@@ -194,6 +194,11 @@ def overrides(model: keras.Model, method: str) -> bool:
     return function is not getattr(keras.Model, method)
 
 
+def has_own_step(algorithm: Algorithm, mode: str) -> bool:
+    """Returns whether a subclass overrides the step of `mode`: "train", "test" or "predict"."""
+    return getattr(type(algorithm), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")
+
+
 def _without(
     metrics: list[keras.metrics.Metric], others: list[keras.metrics.Metric]
 ) -> list[keras.metrics.Metric]:

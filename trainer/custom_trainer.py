@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,20 +12,21 @@ from typing import Any
 import keras
 
 from trainer import checks, loop
-from trainer.algorithm import Algorithm, overrides
+from trainer.algorithm import Algorithm, has_own_step
 from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_mark, compile_model
-from trainer.errors import placed, raise_clearer
+from trainer.errors import placed
+from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
-from trainer.hooks import Hooks, Mode, callback_list, python_logs, settle_modes
-from trainer.labels import check_labels, guard_labels
+from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
+from trainer.labels import check_labels
 from trainer.networks import Networks
 from trainer.outputs import concatenated
-from trainer.program import PredictProgram, Program
+from trainer.programs import Programs
 from trainer.progress import Progress
 from trainer.seeds import seed_of_random_state
-from trainer.watching import group_length
+from trainer.watching import Mode
 
 
 class CustomTrainer(Algorithm):
@@ -48,7 +50,9 @@ class CustomTrainer(Algorithm):
         loss_weights: as `model.compile` takes it.
         weighted_metrics: as `model.compile` takes it.
         run_eagerly: whether to run steps as plain Python, for a debugger.
-        jit_compile: whether XLA compiles the steps, or `"auto"`, as in `model.compile`.
+        jit_compile: whether XLA compiles the steps. `"auto"`, the default, decides it from the
+            model, the device and the planned steps: on a CPU it does so for long training of dense
+            layers on arrays, elsewhere as Keras does.
         steps_per_execution: steps in one call; batch hooks then come once for so many steps.
         seed: seed of the order of shuffled arrays, 0 or more. Without one it follows from the state
             of Python's `random`, and so from `keras.utils.set_random_seed`.
@@ -56,10 +60,14 @@ class CustomTrainer(Algorithm):
     Attributes:
         model: the model.
         seed: the seed.
+        array_budget: bytes of arrays that may go to the device as a whole; larger ones are streamed
+            there in chunks, as are those on disk. `None` is a quarter of the free memory.
 
     Raises:
         TypeError: `model` is no Keras model.
     """
+
+    array_budget: int | None = None
 
     def __init__(
         self,
@@ -84,7 +92,7 @@ class CustomTrainer(Algorithm):
             self._progress = Progress()
             self.seed = seed_of_random_state() if seed is None else int(seed)
         self._built_for: tuple = ()
-        self._programs: dict[Mode, tuple[tuple, Program]] = {}
+        self._explanations: dict[Mode, Callable[[], str]] = {}
         arguments = {
             "optimizer": optimizer,
             "loss": loss,
@@ -98,6 +106,8 @@ class CustomTrainer(Algorithm):
             "steps_per_execution": steps_per_execution,
         }
         compile_model(model, arguments, settings)
+        compiled_here = any(value is not None for value in arguments.values())
+        self._programs = Programs(self, jit_compile or ("auto" if compiled_here else jit_compile))
 
     @property
     def step(self) -> int:
@@ -199,7 +209,7 @@ class CustomTrainer(Algorithm):
             with self._hooks(callbacks, verbose, shown_steps, epochs, add_history=True) as hooks:
                 loop.train(
                     self,
-                    self._run("train", feed, hooks, steps),
+                    self._run("train", feed, hooks, steps, epochs),
                     self._progress,
                     epochs=epochs,
                     initial_epoch=initial_epoch,
@@ -327,10 +337,19 @@ class CustomTrainer(Algorithm):
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
         return concatenated([self._run_on_batch("predict", (x,))])
 
+    def explain(self) -> str:
+        """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
+
+        It tells how many steps run in one compiled call, which callback holds that at one step, and
+        whether XLA compiles them.
+        """
+        return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
+
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"):
             batch = keras.tree.map_structure(as_array, batch)
-            return self._program(mode).run_on_batch(batch)
+            program = self._programs.program(mode, self._programs.choose_xla(mode))
+            return program.run_on_batch(batch)
 
     @contextlib.contextmanager
     def _opened(
@@ -354,7 +373,7 @@ class CustomTrainer(Algorithm):
             how: further arguments of `open_feed`.
         """
         steps = _limited(argument, steps, keras.config.max_steps_per_epoch())
-        group = group_length(self.model)
+        group = int(self.model.steps_per_execution)
         # The last group of an epoch is a whole one, too.
         most = steps and math.ceil(steps / group) * group * epochs * evaluations
         feed = open_feed(
@@ -362,6 +381,7 @@ class CustomTrainer(Algorithm):
             steps=steps,
             most=most,
             seed=self.seed,
+            budget=self.array_budget,
             strategy=self.model.distribute_strategy,
             **how,
         )
@@ -402,46 +422,17 @@ class CustomTrainer(Algorithm):
                 if isinstance(callback, ProgressBar):
                     callback.close()
 
-    def _run(self, mode: Mode, feed: Feed, hooks: Hooks, steps: int | None) -> loop.Run:
-        return loop.Run(mode, self._program(mode), feed, hooks, steps, group_length(self.model))
-
-    def _program(self, mode: Mode) -> Program:
-        """Returns the compiled step of `mode`, a new one if the model was compiled since."""
-        model = self.model
-        made_by = (compile_mark(model), model.run_eagerly, model.jit_compile)
-        if mode not in self._programs or self._programs[mode][0] != made_by:
-            kind = PredictProgram if mode == "predict" else Program
-            program = kind(
-                self._checked_step(mode),
-                strategy=model.distribute_strategy,
-                run_eagerly=model.run_eagerly,
-                jit_compile=model.jit_compile,
-                explain=lambda error, batch: raise_clearer(error, self._inputs(mode), batch),
-            )
-            self._programs[mode] = (made_by, program)
-        return self._programs[mode][1]
-
-    def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
-        """Returns the step of `mode` with what can be checked of its batch and its result."""
-        step, name = getattr(self, f"{mode}_step"), f"{mode}_step"
-
-        def checked_step(batch: Any) -> Any:
-            batch = checks.shapes(self._inputs(mode), batch)
-            if mode == "predict":
-                return step(batch)
-            if mode == "train":
-                batch = guard_labels(self.model, batch)
-            return checks.logs(step(batch), name)
-
-        return checked_step
-
-    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        """Returns what the x of a batch has to be like, `None` where that is not known."""
-        own_step = self._has_own_step(mode) or overrides(self.model, f"{mode}_step")
-        return None if own_step else getattr(self.model, "inputs", None)
-
-    def _has_own_step(self, mode: Mode) -> bool:
-        return getattr(type(self), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")
+    def _run(
+        self, mode: Mode, feed: Feed, hooks: Hooks, steps: int | None, epochs: int = 1
+    ) -> loop.Run:
+        length = steps or feed.steps
+        choice = self._programs.choose_xla(mode, feed, planned=length and length * epochs)
+        program = self._programs.program(mode, choice)
+        at_once = int(self.model.steps_per_execution)
+        self._explanations[mode] = functools.partial(
+            explanation, mode, program, hooks, at_once, choice
+        )
+        return loop.Run(mode, program, feed, hooks, steps, at_once, choice.groups)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         """Raises for arrays of a `fit` that hold what a step cannot take."""
@@ -454,7 +445,7 @@ class CustomTrainer(Algorithm):
                 "The networks have no optimizers: give CustomTrainer "
                 "optimizer={'name': keras.optimizers.Adam(), ...}, one for each to train."
             )
-        if not self.model.compiled and not self._has_own_step(mode):
+        if not self.model.compiled and not has_own_step(self, mode):
             raise ValueError(
                 f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "
                 "call model.compile(optimizer=..., loss=...) first."

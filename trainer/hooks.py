@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
+import numpy as np
 
 from trainer.callbacks.for_network import unwrapped
-from trainer.watching import watchers
-
-Mode = Literal["train", "test", "predict"]
+from trainer.collecting import Ran
+from trainer.outputs import joined
+from trainer.watching import Mode, Watch, Watcher
 
 
 class Hooks:
@@ -30,7 +31,7 @@ class Hooks:
         # A list with hooks of its own gets them called; a plain one is seen through.
         plain = type(callbacks) is keras.callbacks.CallbackList
         self._targets = self.callbacks if plain else [callbacks]
-        self._watchers: dict[str, list[keras.callbacks.Callback]] = {}
+        self._watch: dict[Mode, Watch] = {}
 
     def begin(self, mode: Mode) -> None:
         """Calls `on_<mode>_begin`."""
@@ -50,28 +51,43 @@ class Hooks:
         """Calls `on_epoch_end`."""
         self._list.on_epoch_end(epoch, logs)
 
-    def batch_begin(self, mode: Mode, step: int) -> None:
+    def watch(self, mode: Mode) -> Watch:
+        """Returns what the callbacks must see of the batches of the run that goes on in `mode`."""
+        return self._watch[mode]
+
+    def group_begin(self, mode: Mode, step: int) -> None:
         """Calls `on_<mode>_batch_begin` for the group that starts at `step`."""
-        hook = f"on_{mode}_batch_begin"
-        for callback in self._watchers[hook]:
-            getattr(callback, hook)(step, logs={})
+        self._begin(mode, step, self._watch[mode].watchers)
 
-    def batch_end(self, mode: Mode, step: int, logs: dict[str, Any]) -> None:
-        """Calls `on_<mode>_batch_end` for the group that ends at `step`.
+    def group_end(self, mode: Mode, first: int, last: int, ran: Ran) -> None:
+        """Calls `on_<mode>_batch_end` for the group of the steps `first` to `last`.
 
-        A callback with a method `wants_batch(step)` is left out where that returns false; values
+        Callbacks that read the logs of each step are called for each, if `ran` has these. Values
         are brought to Python only where somebody is left to see them.
         """
-        hook = f"on_{mode}_batch_end"
-        seeing = [callback for callback in self._watchers[hook] if _wants(callback, step)]
+        watchers = self._watch[mode].watchers
+        if ran.each is not None:
+            readers = [watcher for watcher in watchers if watcher.kind == "log"]
+            *earlier, _ = _each_python_logs(ran)
+            for step, logs in enumerate(earlier, first):
+                self._end(mode, step, [reader for reader in readers if reader.wants(step)], logs)
+                self._begin(mode, step + 1, readers)
+        seeing = [watcher for watcher in watchers if watcher.wants(last)]
         if seeing:
-            logs = python_logs(logs)
-            for callback in seeing:
-                getattr(callback, hook)(step, logs=logs)
+            logs = {"outputs": joined(ran.outputs)} if mode == "predict" else ran.outputs
+            self._end(mode, last, seeing, python_logs(logs))
+
+    def _begin(self, mode: Mode, step: int, watchers: list[Watcher]) -> None:
+        for watcher in watchers:
+            if watcher.begins:
+                getattr(watcher.callback, f"on_{mode}_batch_begin")(step, logs={})
+
+    def _end(self, mode: Mode, step: int, watchers: list[Watcher], logs: dict[str, Any]) -> None:
+        for watcher in watchers:
+            getattr(watcher.callback, f"on_{mode}_batch_end")(step, logs=logs)
 
     def _look_again(self, mode: Mode) -> None:
-        for hook in (f"on_{mode}_batch_begin", f"on_{mode}_batch_end"):
-            self._watchers[hook] = watchers(self._targets, hook)
+        self._watch[mode] = Watch(self._targets, mode)
 
 
 def callback_list(
@@ -143,10 +159,7 @@ def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]
 def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:
     """Returns `logs` as callbacks see them: flat, sorted by key, single numbers as floats."""
     result = {}
-    for key, value in sorted((logs or {}).items()):
-        if isinstance(value, dict):
-            result.update(python_logs(value))
-            continue
+    for key, value in _flat(logs or {}):
         with contextlib.suppress(Exception):  # what is no number stays as far as it came
             if keras.ops.is_tensor(value):
                 value = keras.ops.convert_to_numpy(value)
@@ -155,6 +168,23 @@ def python_logs(logs: dict[str, Any] | None) -> dict[str, Any]:
     return result
 
 
-def _wants(callback: keras.callbacks.Callback, step: int) -> bool:
-    wants_batch = getattr(callback, "wants_batch", None)
-    return wants_batch is None or wants_batch(step)
+def _each_python_logs(ran: Ran) -> Iterator[dict[str, Any]]:
+    """Yields the logs of each step as callbacks see them."""
+    columns = {key: _column(values) for key, values in _flat(ran.each)}
+    for step in range(ran.steps):
+        yield {key: column[step] for key, column in columns.items()}
+
+
+def _flat(logs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in sorted(logs.items()):
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield key, value
+
+
+def _column(values: np.ndarray) -> list:
+    """Returns the values of a log key at each step, single numbers as floats."""
+    with contextlib.suppress(Exception):
+        return [float(value) for value in values]
+    return list(values)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,12 +16,13 @@ import keras
 from trainer import checks
 from trainer.algorithm import Algorithm
 from trainer.callbacks.for_network import unwrapped
-from trainer.errors import placed
+from trainer.collecting import Ran
+from trainer.errors import add_note, placed
 from trainer.feeds import Feed
-from trainer.hooks import Hooks, Mode, python_logs
-from trainer.outputs import joined
+from trainer.hooks import Hooks, python_logs
 from trainer.program import Program
 from trainer.progress import Progress
+from trainer.watching import Mode
 
 
 class Run(NamedTuple):
@@ -30,7 +34,9 @@ class Run(NamedTuple):
         feed: the batches.
         hooks: the callbacks.
         steps: steps an epoch, or `None` for a whole pass of the feed.
-        group: steps in one call, so from one batch hook to the next.
+        steps_per_execution: steps from one batch hook to the next, where the user asked for more
+            than one; otherwise a group is as long as the callbacks and the clock allow.
+        under_xla: whether XLA may compile the steps of a group together.
     """
 
     mode: Mode
@@ -38,7 +44,8 @@ class Run(NamedTuple):
     feed: Feed
     hooks: Hooks
     steps: int | None
-    group: int
+    steps_per_execution: int = 1
+    under_xla: bool = False
 
 
 def train(
@@ -56,7 +63,8 @@ def train(
         on_train_begin
         for each epoch:
             reset the metrics, on_epoch_begin
-            for each group: on_train_batch_begin, its steps, on_train_batch_end
+            for each group of steps, a single one where a callback has to see each:
+                on_train_batch_begin, the steps, on_train_batch_end
             validate if due
             on_epoch_end
         on_train_end
@@ -87,7 +95,7 @@ def train(
         if logs is None:
             _end_without_batch(epoch, is_first=epoch == initial_epoch)
             break
-        epoch_logs = dict(algorithm.epoch_logs(logs))
+        epoch_logs = dict(_epoch_logs(algorithm, run, logs))
         if validation is not None and is_due(epoch + 1, validation_freq):
             val_logs = _evaluated(algorithm, validation)
             if val_logs is None:
@@ -121,17 +129,18 @@ def _evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
     model.stop_evaluating = False
     run.hooks.begin("test")
     algorithm.reset_metrics()
-    logs = _last(_pass(run, lambda: model.stop_evaluating))
-    results = python_logs(algorithm.epoch_logs(logs or {}))
+    logs = _last_outputs(_pass(run, lambda: model.stop_evaluating))
+    results = python_logs(_epoch_logs(algorithm, run, logs or {}))
     run.hooks.end("test", results)
     return None if logs is None else results
 
 
 def predict(model: keras.Model, run: Run) -> list[Any]:
-    """Returns the outputs of each step of a pass through the feed."""
+    """Returns the outputs of the steps of a pass through the feed, those of a group or of one."""
     model.stop_predicting = False
     run.hooks.begin("predict")
-    outputs = list(itertools.chain(*_pass(run, lambda: model.stop_predicting)))
+    passed = _pass(run, lambda: model.stop_predicting)
+    outputs = list(itertools.chain.from_iterable(ran.outputs for ran in passed))
     run.hooks.end("predict")
     if not outputs:
         raise ValueError(_NO_BATCH)
@@ -139,36 +148,69 @@ def predict(model: keras.Model, run: Run) -> list[Any]:
 
 
 def groups(
-    run: Run, stopped: Callable[[], bool], place: str = "", count: Callable[[int], None] = int
-) -> Iterator[Any]:
-    """Runs the groups of one epoch, batch hooks around each; yields the outputs of each.
+    run: Run, stopped: Callable[[], bool], epoch: str = "", count: Callable[[int], None] = int
+) -> Iterator[Ran]:
+    """Runs the groups of one epoch, batch hooks around each; yields what each ran.
 
     Args:
         run: what to run.
         stopped: asked after each group whether to end here.
-        place: the epoch, for messages.
-        count: told how many steps a group had, before its hook.
+        epoch: the epoch, for messages.
+        count: told how many steps a group had, before its hooks.
     """
-    feed, group = run.feed, run.group
-    for first in range(0, run.steps, group) if run.steps else itertools.count(0, group):
-        if feed.ended:
+    feed, hooks = run.feed, run.hooks
+    place = f"{_DOING[run.mode]}, {epoch}step"
+    first = 0
+    while not feed.ended and (run.steps is None or first < run.steps):
+        with placed(f"{place} {first}"):
+            hooks.group_begin(run.mode, first)
+        try:
+            # A run that is to stop has its next batch still, as in Keras.
+            most = 1 if stopped() else run.program.pace.steps
+            ran = _next_group(run, first, most, place, count)
+        except StopIteration:
+            feed.exhausted = True
+            if run.steps and first:
+                _warn_of_early_end(first, run.steps)
             return
-        with placed(f"{_DOING[run.mode]}, {place}step {first}"):
-            run.hooks.batch_begin(run.mode, first)
-            before = feed.position
-            try:
-                outputs = run.program.run(feed, group)
-            except StopIteration:
-                feed.exhausted = True
-                if run.steps and first:
-                    _warn_of_early_end(first, run.steps)
-                return
-            count(feed.position - before)
-            logs = {"outputs": joined(outputs)} if run.mode == "predict" else outputs
-            run.hooks.batch_end(run.mode, first + group - 1, logs)
-        yield outputs
+        # A last group that is a short one counts like the others, as in Keras.
+        following = first + max(ran.steps, run.steps_per_execution)
+        with placed(f"{place} {following - 1}"):
+            hooks.group_end(run.mode, first, following - 1, ran)
+        yield ran
         if stopped():
             return
+        first = following
+
+
+def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[int], None]) -> Ran:
+    """Runs the group that starts with step `first`."""
+    at_once = run.steps_per_execution
+    if at_once == 1:
+        watch = run.hooks.watch(run.mode)
+        k = watch.reach(first, min(most, (run.steps or sys.maxsize) - first))
+        return _call(run, first, k, place, count, each=watch.reads_each, until=watch.until)
+    ran = _call(run, first, at_once, place, count)
+    with contextlib.suppress(StopIteration):
+        while ran.steps < at_once:
+            done = ran.steps
+            ran = ran.followed_by(_call(run, first + done, at_once - done, place, count))
+    return ran
+
+
+def _call(
+    run: Run, first: int, k: int, place: str, count: Callable[[int], None], **how: Any
+) -> Ran:
+    program, started = run.program, time.perf_counter()
+    try:
+        ran = program.run(run.feed, k, under_xla=run.under_xla, **how)
+        program.pace.took(ran.steps, time.perf_counter() - started)
+    except Exception as error:
+        add_note(error, f"(while {place} {first + program.done})")
+        raise
+    finally:
+        count(program.done)
+    return ran
 
 
 def _begin_epoch(run: Run, epoch: int) -> None:
@@ -184,7 +226,7 @@ def _check_monitors(run: Run, validation: Run | None) -> None:
     if not monitoring:
         return
     keys, val_keys = _log_keys(run), set()
-    if validation is not None and validation.feed.source is not None:
+    if validation is not None and validation.feed.is_in_graph:
         validation.feed.rewind(0)
         val_keys = _log_keys(validation)
     elif validation is not None:
@@ -201,7 +243,7 @@ def _reads_monitor(callback: keras.callbacks.Callback) -> bool:
 
 def _log_keys(run: Run) -> set[str] | None:
     """Returns the log keys of a step, `None` if only running it would tell."""
-    spec = run.program.output_spec(run.feed, run.group)
+    spec = run.program.output_spec(run.feed)
     return None if spec is None else set(spec)
 
 
@@ -211,10 +253,10 @@ def _train_epoch(
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
     feed = run.feed
     place = f"epoch {epoch}, "
-    logs = _last(groups(run, lambda: model.stop_training, place, progress.count))
+    logs = _last_outputs(groups(run, lambda: model.stop_training, place, progress.count))
     if logs is None and feed.position:
         feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
-        logs = _last(groups(run, lambda: model.stop_training, place, progress.count))
+        logs = _last_outputs(groups(run, lambda: model.stop_training, place, progress.count))
     feed.epoch_ended()
     return logs
 
@@ -231,8 +273,15 @@ def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
     run.feed.epoch_ended()
 
 
-def _last(outputs: Iterator[Any]) -> Any | None:
-    return next(iter(collections.deque(outputs, maxlen=1)), None)
+def _epoch_logs(algorithm: Algorithm, run: Run, logs: dict[str, Any]) -> dict[str, Any]:
+    # A callback may have changed the metrics since the last step.
+    unwatched = logs and not run.hooks.watch(run.mode).watchers
+    return logs if unwatched and run.program.returns_results else algorithm.epoch_logs(logs)
+
+
+def _last_outputs(groups: Iterator[Ran]) -> Any | None:
+    last = collections.deque(groups, maxlen=1)
+    return last[0].outputs if last else None
 
 
 def _warn_of_early_end(done: int, steps: int) -> None:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
 
-from trainer.feeds import Batch, Feed
+from trainer import xla
+from trainer.collecting import (
+    EACH,
+    EACH_BOUNDED,
+    ROWS,
+    Collector,
+    LastOutputs,
+    LastResults,
+    Ran,
+    Rows,
+    stacked,
+)
+from trainer.feeds import Batch, Feed, Source
+from trainer.pace import Pace
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
+_NUMBER = tf.TensorSpec([], tf.int64)
+Until = Callable[[Any], tf.Tensor]  # told the outputs of a step, whether that is the last
 
 
 class Program:
@@ -21,11 +38,19 @@ class Program:
         step: takes a batch, returns a structure of tensors.
         strategy: runs the step on each of its replicas.
         run_eagerly: whether to run the step as plain Python, for a debugger.
-        jit_compile: whether XLA compiles the step.
+        jit_compile: whether XLA compiles the step, wherever its batches come from.
+        results: tells, in the graph, what the last step returned, where that is left in variables:
+            the steps before it then need not compute what nobody reads.
         explain: given an error of the step and the batch or its spec, raises one to show the user.
+
+    Attributes:
+        pace: how many steps a call may have to be a short one.
+        returns_results: whether `results` was given.
+        done: how many steps the last call of `run` had, also if something ended it.
     """
 
     reduction = "mean"  # what becomes of the outputs of several replicas
+    groups_suit_xla = True
 
     def __init__(
         self,
@@ -34,6 +59,7 @@ class Program:
         strategy: tf.distribute.Strategy,
         run_eagerly: bool = False,
         jit_compile: bool = False,
+        results: Callable[[], Any] | None = None,
         explain: Callable[[Exception, Any], NoReturn],
     ):
         @_graph_as_written
@@ -50,144 +76,228 @@ class Program:
                 return outputs
             return _reduced(outputs, strategy, self.reduction)
 
+        self.pace = Pace()
         self._run_eagerly = run_eagerly
         self._explain = explain
-        self._step = replicated_step
-        if not run_eagerly:
-            self._step = tf.function(
-                replicated_step, jit_compile=jit_compile, reduce_retracing=True
-            )
-            self._one = tf.function(self._take_and_step, reduce_retracing=True)
-            self._exactly = tf.function(self._take_and_step_k_times, reduce_retracing=True)
-            self._at_most = tf.function(self._step_while_data_last, reduce_retracing=True)
+        self._replicated_step = replicated_step
+        self.returns_results = results is not None
+        self._last = LastOutputs() if results is None else LastResults(results)
+        self._xla_gave_up = False
+        self.done = 0
+        with tf.init_scope():
+            # Counts all steps, and so tells how far a call came that an error or Ctrl-C ended.
+            self._counter = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._counted = 0
+        # By feed: its last source, and the traces found for that.
+        self._found: weakref.WeakKeyDictionary[Feed, tuple] = weakref.WeakKeyDictionary()
+        self._compile(jit_compile)
 
-    def run(self, feed: Feed, k: int = 1) -> Any:
+    def run(
+        self,
+        feed: Feed,
+        k: int = 1,
+        *,
+        each: bool = False,
+        until: Until | None = None,
+        under_xla: bool = False,
+    ) -> Ran:
         """Runs up to `k` steps on the next batches of `feed`.
 
-        Returns:
-            The outputs of the last step that ran.
+        Args:
+            feed: the feed.
+            k: how many steps, if there is data for them; the call may end earlier.
+            each: whether to return the outputs of each step.
+            until: ends the call after a step that it is true of.
+            under_xla: whether XLA may compile the steps together, where their batches are cut out
+                in the graph.
 
         Raises:
             StopIteration: the pass had no further batch; no step ran.
         """
+        self.done = 0
         if feed.ended:
             raise StopIteration
-        if feed.source is None or self._run_eagerly:
-            return self._run_from_python(feed, k)
-        function, arguments, done = self._compiled_for(feed, k)
-        try:
-            outputs = function(*arguments)
-        except tf.errors.OutOfRangeError:
-            raise StopIteration from None
-        except tf.errors.OpError as error:
-            self._explain(error, feed.batch_spec())
-        except ValueError as error:
-            # A trace that earlier data had opened to any shape is refused as a whole.
-            if "EnsureShape" in str(error):
-                self._explain(error, feed.batch_spec())
-            raise
-        if done is None:
-            outputs, done = outputs
-        feed.position += int(done)
-        return outputs
+        if self._run_eagerly or not feed.is_in_graph:
+            outputs = self._run_from_python(feed, k, until)
+            return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
+        return self._run_in_graph(feed, k, each, until, under_xla)
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
         try:
             return self._step(batch)
         except tf.errors.OpError as error:
+            if self._gives_up_xla(error):
+                return self.run_on_batch(batch)
             self._explain(error, batch)
 
-    def output_spec(self, feed: Feed, k: int = 1) -> Any | None:
-        """Returns the structure of what `run` would return, without running; `None` if eager."""
+    def output_spec(self, feed: Feed) -> Any | None:
+        """Returns the structure of what a step returns, without running one; `None` if eager."""
         if self._run_eagerly:
             return None
-        if feed.source is None:
-            return self._traced(feed).structured_outputs
-        function, arguments, done = self._compiled_for(feed, k)
-        outputs = function.get_concrete_function(*arguments).structured_outputs
-        return outputs if done else outputs[0]
+        in_graph = feed.is_in_graph
+        return self._outputs_of(feed.window(1).source.spec() if in_graph else feed.batch_spec())
 
-    def _compiled_for(self, feed: Feed, k: int) -> tuple[Any, tuple, int | None]:
-        """Returns what runs `k` steps, its arguments, and how many these will be, if known."""
-        first = tf.constant(feed.position, tf.int64)
-        if k == 1:
-            return self._one, (feed.source, first), 1
-        if feed.steps is None and not feed.infinite:
-            return self._at_most, (feed.source, first, tf.constant(k, tf.int64)), None
-        k = k if feed.steps is None else min(k, feed.steps - feed.position)
-        return self._exactly, (feed.source, first, tf.constant(k, tf.int64)), k
+    def _compile(self, jit_compile: bool) -> None:
+        self._jit_compile = jit_compile
+        self._groups: dict[tuple, Callable] = {}
+        self._found.clear()
+        self._step = self._replicated_step
+        if not self._run_eagerly:
+            self._step = tf.function(self._step, jit_compile=jit_compile, reduce_retracing=True)
 
-    def _run_from_python(self, feed: Feed, k: int) -> Any:
-        outputs = None
-        for done in range(k):
-            try:
+    def _gives_up_xla(self, error: tf.errors.OpError) -> bool:
+        """Does without XLA from here on, if `error` says that it cannot compile the step."""
+        if self._xla_gave_up or not xla.cannot_compile(error):
+            return False
+        xla.warn_of_fallback(error)
+        self._xla_gave_up = True
+        self._compile(jit_compile=False)
+        return True
+
+    def _collector(self, each: bool, in_xla: bool) -> Collector:
+        if each:
+            return EACH_BOUNDED if in_xla else EACH
+        return self._last
+
+    def _run_in_graph(
+        self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool
+    ) -> Ran:
+        try:
+            ran = self._call_group(feed, k, each, until, under_xla)
+        except tf.errors.OpError as error:
+            if not self.done and self._gives_up_xla(error):
+                feed.restart()
+                return self._run_in_graph(feed, k, each, until, under_xla=False)
+            self._explain(error, feed.batch_spec())
+        except ValueError as error:
+            # A trace that earlier data had opened to any shape is refused as a whole.
+            if "EnsureShape" in str(error):
+                self._explain(error, feed.batch_spec())
+            raise
+        if not ran.steps:
+            raise StopIteration
+        return ran
+
+    def _call_group(
+        self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool
+    ) -> Ran:
+        under_xla = (under_xla or self._jit_compile) and not self._xla_gave_up
+        window = feed.full_window(k) if under_xla and self.groups_suit_xla else None
+        collector = self._collector(each, in_xla=window is not None)
+        source, first, k = window or feed.window(k)
+        group = self._group(feed, source, collector, until, jit_compile=window is not None)
+        try:
+            done, ended = group(
+                source,
+                tf.constant(first, tf.int64),
+                tf.constant(min(k, collector.most or k), tf.int64),
+            )
+            self.done = int(done)
+        except BaseException:
+            self.done = int(self._counter.read_value()) - self._counted
+            raise
+        finally:
+            self._counted += self.done
+            feed.position += self.done
+        return collector.ran(self.done, ended)
+
+    def _group(
+        self,
+        feed: Feed,
+        source: Source,
+        collector: Collector,
+        until: Until | None,
+        jit_compile: bool,
+    ) -> Callable:
+        """Returns the compiled function of several steps for batches of `source`."""
+        key = (collector, until, jit_compile)
+        if key not in self._groups:
+            self._groups[key] = tf.function(
+                functools.partial(self._steps, collector, until),
+                jit_compile=jit_compile,
+                reduce_retracing=True,
+            )
+        last_source, found = self._found.get(feed, (None, {}))
+        if last_source is not source:
+            self._found[feed] = (source, {key: None})
+            return self._groups[key]
+        # To find the trace anew in each call would take as long as a small step.
+        if found.get(key) is None:
+            found[key] = self._groups[key].get_concrete_function(source, _NUMBER, _NUMBER)
+        return found[key]
+
+    @_graph_as_written
+    def _steps(
+        self,
+        collector: Collector,
+        until: Until | None,
+        source: Source,
+        first: tf.Tensor,
+        k: tf.Tensor,
+    ) -> tuple[tf.Tensor, Any]:
+        """Takes steps while there are batches, up to `k`; returns how many, and what to keep."""
+        spec = self._outputs_of(source.spec())
+
+        def step(done: tf.Tensor, seen: Any, collected: Any) -> tuple:
+            outputs = self._step(source.batch(seen))
+            collected = collector.add(collected, outputs)
+            done += 1
+            wanted = done < k if until is None else (done < k) & ~until(outputs)
+            # A batch that cannot be had must not break off the step before it.
+            with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
+                self._counter.assign_add(1)
+                return done, source.look(first + done, wanted), collected
+
+        done, _, collected = tf.while_loop(
+            lambda done, seen, collected: source.has_batch(seen),
+            step,
+            (tf.zeros_like(k), source.look(first, k > 0), collector.start(spec)),
+        )
+        return done, collector.end(collected)
+
+    def _run_from_python(self, feed: Feed, k: int, until: Until | None = None) -> list[Any]:
+        """Returns the outputs of each step."""
+        outputs = []
+        with contextlib.suppress(StopIteration):
+            while len(outputs) < k and not (until and outputs and until(outputs[-1])):
                 if not self._run_eagerly and feed.position == 0:
-                    self._traced(feed)
-                batch = feed.next()
-            except StopIteration:
-                if done == 0:
-                    raise
-                break
-            outputs = self.run_on_batch(batch)
+                    # Open to any number of rows from the start: an odd last batch is no new trace.
+                    self._outputs_of(feed.batch_spec())
+                outputs.append(self.run_on_batch(feed.next()))
+                self.done += 1
+        if not outputs:
+            raise StopIteration
         return outputs
 
-    def _traced(self, feed: Feed) -> Any:
-        # Open to any number of rows from the start, so that an odd last batch is no new trace.
-        return self._step.get_concrete_function(feed.batch_spec())
-
-    def _step_after(self, batch: Batch) -> Any:
-        # At the end of the data nothing may run: no counter either, which takes nothing of a batch.
-        # TensorFlow drops a dependency on what is an input as well, so it is one on a copy.
-        tensors = tf.nest.flatten(batch, expand_composites=True)
-        first = next(tensor for tensor in tensors if tensor is not None)
-        with tf.control_dependencies([tf.identity(first)]):
-            return self._step(batch)
-
-    @_graph_as_written
-    def _take_and_step(self, source: Any, step: tf.Tensor) -> Any:
-        return self._step_after(source.take(step))
-
-    @_graph_as_written
-    def _take_and_step_k_times(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
-        # The first step, outside the loop, gives the structure that the loop carries.
-        outputs = self._step_after(source.take(first))
-        _, outputs = tf.while_loop(
-            lambda done, _: done < k,
-            lambda done, _: (done + 1, self._step_after(source.take(first + done))),
-            (tf.constant(1, tf.int64), outputs),
-        )
-        return outputs
-
-    @_graph_as_written
-    def _step_while_data_last(self, source: Any, first: tf.Tensor, k: tf.Tensor) -> Any:
-        outputs = self._step_after(source.take(first))
-
-        def step_and_look_ahead(done: tf.Tensor, batch: Any, _: Any) -> Any:
-            outputs = self._step(batch.get_value())
-            return done + 1, source.take_if(done + 1 < k), outputs
-
-        one = tf.constant(1, tf.int64)
-        done, _, outputs = tf.while_loop(
-            lambda done, batch, _: batch.has_value(),
-            step_and_look_ahead,
-            (one, source.take_if(one < k), outputs),
-        )
-        return outputs, done
+    def _outputs_of(self, batch_spec: Any) -> Any:
+        return self._step.get_concrete_function(batch_spec).structured_outputs
 
 
 class PredictProgram(Program):
-    """A program whose outputs have a row for each row of the batches; those of all steps count."""
+    """A program whose outputs have a row for each row of the batches; those of all steps count.
+
+    `run` returns them as a list: of one structure where the rows of all steps fit behind one
+    another, otherwise of one structure a step.
+    """
 
     reduction = "concat"
+    groups_suit_xla = False  # how many rows there will be is open
+    _joins = False
 
-    def run(self, feed: Feed, k: int = 1) -> list[Any]:
-        """Returns a list of the outputs of up to `k` steps; else as in `Program`."""
-        outputs = [super().run(feed)]
-        with contextlib.suppress(StopIteration):
-            for _ in range(k - 1):
-                outputs.append(super().run(feed))
-        return outputs
+    def run(self, feed: Feed, k: int = 1, **how: Any) -> Ran:
+        """Returns the outputs of up to `k` steps; else as in `Program`."""
+        if not feed.position and not feed.ended:
+            spec = self.output_spec(feed) if feed.is_in_graph else None
+            self._joins = spec is not None and Rows.takes(spec)
+        if self._joins:
+            ran = super().run(feed, k, **how)
+            return ran._replace(outputs=[ran.outputs])
+        outputs = self._run_from_python(feed, k)
+        return Ran(len(outputs), outputs)
+
+    def _collector(self, each: bool, in_xla: bool) -> Collector:
+        return ROWS
 
 
 def _reduced(outputs: Any, strategy: tf.distribute.Strategy, how: str) -> Any:

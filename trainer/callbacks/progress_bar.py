@@ -23,6 +23,8 @@ class ProgressBar(keras.callbacks.Callback):
     the finished line.
     """
 
+    batch_hooks = "show"
+
     def __init__(self) -> None:
         super().__init__()
         self._bar: tqdm | None = None

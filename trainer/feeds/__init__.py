@@ -8,17 +8,19 @@ import sys
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
-from trainer.feeds.feed import Batch, Feed
+from trainer.feeds.feed import Batch, Feed, Source
 from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed, class_weights
-from trainer.feeds.memmaps import MemmapFeed, is_on_disk
+from trainer.feeds.memory import free_bytes
 from trainer.feeds.rows import row_count, split_rows
-from trainer.feeds.tensors import as_array, is_array
+from trainer.feeds.streamed import StreamedFeed, is_on_disk
+from trainer.feeds.tensors import as_array, byte_size, is_array
 
-__all__ = ["Batch", "Feed", "as_array", "class_weights", "open_feed", "split_rows"]
+__all__ = ["Batch", "Feed", "Source", "as_array", "class_weights", "open_feed", "split_rows"]
 
 tree = keras.tree
 
@@ -34,6 +36,7 @@ def open_feed(
     shuffle: bool | str = False,
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
+    budget: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Feed:
     """Returns the feed for data given as `fit`, `evaluate` and `predict` take them.
@@ -48,6 +51,8 @@ def open_feed(
         shuffle: as `fit` takes it.
         class_weight: as `fit` takes it.
         seed: seed of the order of arrays and of `keras.utils.PyDataset`.
+        budget: bytes of arrays that the device may hold as a whole; larger ones are streamed. A
+            quarter of the free memory where it is `None`.
         strategy: splits each batch among its replicas.
 
     Raises:
@@ -59,7 +64,8 @@ def open_feed(
         for name, value in (("y", y), ("sample_weight", sample_weight)):
             if not _are_arrays(value):
                 raise ValueError(_unknown(name, value))
-        feed = _array_feed(x, y, sample_weight, batch_size, steps, shuffle, class_weight, seed)
+        data = _batch_of_arrays(x, y, sample_weight, class_weight)
+        feed = _array_feed(data, batch_size, steps, shuffle, seed, budget)
     else:
         kind = _kind(x)
         _refuse(kind, y=y, sample_weight=sample_weight)
@@ -69,17 +75,12 @@ def open_feed(
     return feed
 
 
-def _array_feed(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    batch_size: int | None,
-    steps: int | None,
-    shuffle: bool | str,
-    class_weight: dict[int, float] | None,
-    seed: int,
-) -> Feed:
-    rows = row_count(tree.map_structure(as_array, (x, y, sample_weight)))
+def _batch_of_arrays(
+    x: Any, y: Any, sample_weight: Any, class_weight: dict[int, float] | None
+) -> Any:
+    """Returns all rows, laid out as a batch."""
+    x, y, sample_weight = tree.map_structure(as_array, (x, y, sample_weight))
+    row_count((x, y, sample_weight))
     if class_weight is not None:
         if sample_weight is not None:
             raise ValueError("class_weight and sample_weight were both given: give one of them.")
@@ -88,10 +89,30 @@ def _array_feed(
         sample_weight = class_weights(y, class_weight)
     elif sample_weight is not None:
         sample_weight = _weights_per_target(y, sample_weight)
-    data = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-    batch_size = batch_size or (math.ceil(rows / steps) if steps else 32)
-    kind = MemmapFeed if any(is_on_disk(leaf) for leaf in tree.flatten(data)) else ArrayFeed
-    return kind(data, batch_size, shuffle, seed)
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+def _array_feed(
+    data: Any,
+    batch_size: int | None,
+    steps: int | None,
+    shuffle: bool | str,
+    seed: int,
+    budget: int | None,
+) -> Feed:
+    if batch_size is None and steps:
+        batch_size = math.ceil(row_count(keras.utils.unpack_x_y_sample_weight(data)) / steps)
+    kind = ArrayFeed if _fits(data, budget) else StreamedFeed
+    return kind(data, batch_size or 32, shuffle, seed)
+
+
+def _fits(data: Any, budget: int | None) -> bool:
+    """Returns whether the device may hold `data` as a whole."""
+    arrays = [leaf for leaf in tree.flatten(data) if isinstance(leaf, np.ndarray)]
+    if any(map(is_on_disk, arrays)):
+        return False
+    # What came as tensors is there already.
+    return byte_size(arrays) <= (free_bytes() // 4 if budget is None else budget)
 
 
 def _weights_per_target(y: Any, sample_weight: Any) -> Any:

@@ -6,10 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from trainer.feeds.feed import Batch, Feed
+from trainer.feeds.feed import Batch, Feed, Window
 from trainer.feeds.rows import row_count, row_order
+from trainer.feeds.sharing import NUMBERS, tensor_of_copy
 from trainer.feeds.tensors import Array, as_array, as_floatx, spec_of
 
 tree = keras.tree
@@ -44,6 +46,13 @@ class SparseRows(tf.experimental.ExtensionType):
         return tf.SparseTensor(indices, values.flat_values, (count, *self.shape[1:]))
 
 
+class Seen(NamedTuple):
+    """Which batch of arrays to cut out, and whether it is wanted."""
+
+    step: tf.Tensor
+    wanted: tf.Tensor
+
+
 class ArraySource(NamedTuple):
     """Arrays, the order of their rows, and how many of them make a batch.
 
@@ -51,41 +60,66 @@ class ArraySource(NamedTuple):
         arrays: structure of tensors with as many rows each.
         order: int64 tensor of row numbers, or `None` for the rows as they are.
         batch_size: rows a batch; a Python number, so that the graph knows it.
-        even: whether every batch is full.
+        even: whether every batch of the feed is full.
+        full: whether only full batches are asked for.
     """
 
     arrays: Any
     order: tf.Tensor | None
     batch_size: int
     even: bool
+    full: bool
 
-    def take(self, step: tf.Tensor) -> Batch:
-        """Returns batch `step`, an int64 scalar."""
-        start = step * self.batch_size
+    def look(self, step: tf.Tensor, wanted: tf.Tensor) -> Seen:
+        """Returns what was asked: there is a batch wherever one is wanted."""
+        return Seen(step, wanted)
+
+    def has_batch(self, seen: Seen) -> tf.Tensor:
+        """Returns whether a batch is wanted."""
+        return seen.wanted
+
+    def batch(self, seen: Seen) -> Batch:
+        """Returns the batch, cut out of the arrays."""
+        start = seen.step * self.batch_size
         return tree.map_structure(
             lambda array: None if array is None else self._rows(array, start), self.arrays
         )
 
+    def spec(self) -> Any:
+        """Returns the `tf.TypeSpec` of a batch, its rows open unless all batches are full."""
+        return tree.map_structure(self._spec, self.arrays)
+
+    def _spec(self, array: Array | SparseRows | None) -> tf.TypeSpec | None:
+        if array is None:
+            return None
+        if isinstance(array, SparseRows):
+            return tf.SparseTensorSpec([None, *array.shape[1:]], array.values.dtype)
+        spec = spec_of(array)
+        if self.even and isinstance(array, tf.Tensor):
+            return tf.TensorSpec([self.batch_size, *array.shape[1:]], array.dtype)
+        return spec
+
     def _rows(self, array: Array | SparseRows, start: tf.Tensor) -> Array:
-        stop = start + self.batch_size
-        if self.order is None and isinstance(array, tf.Tensor):
-            return self._known(array[start:stop])
-        if self.order is None:
-            rows = tf.range(start, tf.minimum(stop, tf.cast(array.nrows(), tf.int64)))
+        if self.order is not None:
+            rows = self._cut(self.order, start)
+        elif isinstance(array, tf.Tensor):
+            return self._cut(array, start)
         else:
-            rows = self.order[start:stop]
-        rows = self._known(rows)
+            stop = start + self.batch_size
+            rows = tf.range(start, tf.minimum(stop, tf.cast(array.nrows(), tf.int64)))
         return array.gather(rows) if isinstance(array, SparseRows) else tf.gather(array, rows)
 
-    def _known(self, batch: tf.Tensor) -> tf.Tensor:
+    def _cut(self, array: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         # The graph knows of a batch's shape what it would under `model.fit`: no more, no less.
-        if self.even:
-            batch.set_shape([self.batch_size, *batch.shape[1:]])
-        return batch
+        if not self.full:
+            return array[start : start + self.batch_size]
+        others = [-1 if size is None else size for size in array.shape[1:]]
+        begin = tf.stack([start] + [tf.zeros_like(start)] * len(others))
+        return tf.slice(array, begin, [self.batch_size, *others])
 
 
 class ArrayFeed(Feed):
-    """Batches of arrays that fit in memory.
+    """Batches of arrays that the device holds as a whole.
 
     Args:
         data: arrays in the structure of a batch, as `trainer.feeds.tensors.as_array` takes them.
@@ -94,26 +128,51 @@ class ArrayFeed(Feed):
         seed: seed of the order of the rows.
     """
 
+    is_in_graph = True
+
     def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
-        data = tree.map_structure(lambda value: as_floatx(as_array(value)), data)
-        self._rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
+        data = tree.map_structure(as_array, data)
+        self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
         self._shuffle = shuffle
         self._seed = seed
-        self.steps = math.ceil(self._rows / batch_size)
+        self.steps = math.ceil(self.rows / batch_size)
         arrays = tree.lists_to_tuples(tree.map_structure(on_device, data))
-        self.source = ArraySource(arrays, None, batch_size, self._rows % batch_size == 0)
+        even = self.rows % batch_size == 0
+        self._source = ArraySource(arrays, None, batch_size, even, full=even)
+        self.full_steps = self.rows // batch_size if have_one_shape(arrays) else 0
 
     def _start_pass(self, epoch: int) -> None:
-        order = row_order(self._rows, self.source.batch_size, self._shuffle, self._seed, epoch)
+        order = row_order(self.rows, self._source.batch_size, self._shuffle, self._seed, epoch)
         if order is not None:
-            self.source = self.source._replace(order=tf.constant(order))
+            self._source = self._source._replace(order=tf.constant(order))
+        self._full_source = self._source._replace(full=True)
+
+    def window(self, k: int) -> Window:  # noqa: D102
+        return Window(self._source, self.position, min(k, self.steps - self.position))
+
+    def full_window(self, k: int) -> Window | None:  # noqa: D102
+        left = self.full_steps - self.position
+        if left < 1:
+            return None
+        return Window(self._full_source, self.position, min(k, left))
 
     def batch_spec(self) -> Any:  # noqa: D102
-        return tree.map_structure(spec_of, self.source.take(tf.constant(0, tf.int64)))
+        return self._source._replace(even=False).spec()
+
+
+def have_one_shape(arrays: Any) -> bool:
+    """Returns whether full batches of `arrays`, as `on_device` returns them, have one shape."""
+    return all(
+        array is None or (isinstance(array, tf.Tensor) and array.dtype != tf.string)
+        for array in tree.flatten(arrays)
+    )
 
 
 def on_device(array: Array | None) -> Array | SparseRows | None:
-    """Returns `array` as tensors whose rows can be gathered."""
+    """Returns `array` as tensors whose rows can be gathered, floats in `keras.config.floatx()`."""
+    if isinstance(array, np.ndarray) and array.dtype.kind in NUMBERS:
+        return tensor_of_copy(array)
+    array = as_floatx(array)
     if isinstance(array, tf.SparseTensor):
         return SparseRows.of(array)
     if array is None or isinstance(array, tf.RaggedTensor):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from trainer.feeds.feed import Batch, Feed
+from trainer.feeds.feed import Batch, Feed, Window
 
 
 class IteratorSource(NamedTuple):
@@ -15,15 +16,7 @@ class IteratorSource(NamedTuple):
 
     iterator: Any
 
-    def take(self, step: tf.Tensor) -> Batch:
-        """Returns the next batch.
-
-        Raises:
-            tf.errors.OutOfRangeError: there is none.
-        """
-        return self.iterator.get_next()
-
-    def take_if(self, wanted: tf.Tensor) -> tf.experimental.Optional:
+    def look(self, step: tf.Tensor, wanted: tf.Tensor) -> tf.experimental.Optional:
         """Returns the next batch, or nothing if none is wanted or the data have ended."""
         return tf.cond(
             wanted,
@@ -31,8 +24,40 @@ class IteratorSource(NamedTuple):
             lambda: tf.experimental.Optional.empty(self.iterator.element_spec),
         )
 
+    def has_batch(self, seen: tf.experimental.Optional) -> tf.Tensor:
+        """Returns whether there was a batch."""
+        return seen.has_value()
 
-class DatasetFeed(Feed):
+    def batch(self, seen: tf.experimental.Optional) -> Batch:
+        """Returns the batch."""
+        return seen.get_value()
+
+    def spec(self) -> Any:
+        """Returns the `tf.TypeSpec` of a batch, open where the dataset leaves it open."""
+        return self.iterator.element_spec
+
+
+class _IteratorFeed(Feed):
+    """A feed with an iterator that graphs read."""
+
+    is_in_graph = True
+    _source: IteratorSource | None = None
+
+    def window(self, k: int) -> Window:  # noqa: D102
+        return Window(self._source, self.position, k)
+
+    def close(self) -> None:  # noqa: D102
+        self._read_from(None)
+
+    def _read_from(self, iterator: Any | None) -> None:
+        """Reads from another iterator from here on."""
+        dropped = [self._source]
+        self._source = iterator and IteratorSource(iterator)
+        # To end the threads of an iterator that has tuned itself takes up to a second.
+        threading.Thread(target=dropped.clear).start()
+
+
+class DatasetFeed(_IteratorFeed):
     """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`."""
 
     def __init__(self, dataset: Any):
@@ -44,13 +69,16 @@ class DatasetFeed(Feed):
         self.infinite = count == tf.data.INFINITE_CARDINALITY
 
     def _start_pass(self, epoch: int) -> None:
-        self.source = IteratorSource(iter(self.dataset))
+        dataset = self.dataset
+        if isinstance(dataset, tf.data.Dataset):
+            dataset = dataset.prefetch(tf.data.AUTOTUNE)
+        self._read_from(iter(dataset))
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self.dataset.element_spec
 
 
-class ReplicatedFeed(Feed):
+class ReplicatedFeed(_IteratorFeed):
     """Batches of another feed, each split among the replicas of a strategy."""
 
     def __init__(self, feed: Feed, strategy: tf.distribute.Strategy):
@@ -62,7 +90,7 @@ class ReplicatedFeed(Feed):
     def _start_pass(self, epoch: int) -> None:
         self._feed.rewind(epoch)
         replicated = self._strategy.experimental_distribute_dataset(self._dataset())
-        self.source = IteratorSource(iter(replicated))
+        self._read_from(iter(replicated))
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self._feed.batch_spec()
@@ -74,6 +102,7 @@ class ReplicatedFeed(Feed):
         self._feed.epoch_ended()
 
     def close(self) -> None:  # noqa: D102
+        super().close()
         self._feed.close()
 
     def _dataset(self) -> tf.data.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -13,8 +13,36 @@ Batch = Any  # a structure of tensors: x, (x, y) or (x, y, sample_weight)
 class Source(Protocol):
     """The part of a feed that a compiled function takes as an argument and reads in its graph."""
 
-    def take(self, step: tf.Tensor) -> Batch:
-        """Returns batch `step` of the pass."""
+    def look(self, step: tf.Tensor, wanted: tf.Tensor) -> Any:
+        """Returns what `has_batch` and `batch` ask of batch `step`, if that is `wanted`.
+
+        Args:
+            step: int64 scalar, counted from the first batch of the source; one after the other.
+            wanted: bool scalar, whether to look at all.
+        """
+
+    def has_batch(self, seen: Any) -> tf.Tensor:
+        """Returns whether `look` saw a batch that is wanted, a bool scalar."""
+
+    def batch(self, seen: Any) -> Batch:
+        """Returns the batch that `look` saw."""
+
+    def spec(self) -> Any:
+        """Returns the `tf.TypeSpec` of a batch."""
+
+
+class Window(NamedTuple):
+    """A source and the next batches in it.
+
+    Attributes:
+        source: the source.
+        first: the number of the next batch in the source.
+        steps: how many batches to take from it.
+    """
+
+    source: Source
+    first: int
+    steps: int
 
 
 class Feed(abc.ABC):
@@ -27,14 +55,16 @@ class Feed(abc.ABC):
         infinite: whether a pass is known never to end.
         position: batches taken from the current pass.
         exhausted: whether the pass was found to have no further batch.
-        source: what a compiled function reads batches from, or `None` if only Python can.
+        full_steps: batches of a pass, the first ones, that `full_window` gives.
+        is_in_graph: whether a compiled function reads the batches; otherwise only Python can.
     """
 
     steps: int | None = None
     infinite: bool = False
     position: int = 0
     exhausted: bool = False
-    source: Source | None = None
+    is_in_graph: bool = False
+    full_steps: int = 0
     _pass_of: int | None = None
 
     def rewind(self, epoch: int) -> None:
@@ -54,6 +84,21 @@ class Feed(abc.ABC):
     def batch_spec(self) -> Any:
         """Returns the `tf.TypeSpec` of a batch, open where the number of rows may vary."""
 
+    def restart(self) -> None:
+        """Starts the pass again; for one of whose batches no use was made."""
+        self._start_pass(self._pass_of)
+
+    def window(self, k: int) -> Window:
+        """Returns a source that has the next batches, up to `k`; where `is_in_graph`."""
+        raise NotImplementedError
+
+    def full_window(self, k: int) -> Window | None:
+        """Returns a source whose next batches, up to `k`, have as many rows each, a number known.
+
+        That is what XLA needs to compile a loop over them. `None` where there is no such source.
+        """
+        return None
+
     def next(self) -> Batch:
         """Returns the next batch.
 
@@ -62,12 +107,12 @@ class Feed(abc.ABC):
         """
         if self.ended:
             raise StopIteration
-        try:
-            batch = self.source.take(tf.constant(self.position, tf.int64))
-        except tf.errors.OutOfRangeError:
-            raise StopIteration from None
+        source, first, _ = self.window(1)
+        seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
+        if not source.has_batch(seen):
+            raise StopIteration
         self.position += 1
-        return batch
+        return source.batch(seen)
 
     def epoch_began(self) -> None:  # noqa: B027
         """Is called when an epoch begins."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import functools
 import itertools
@@ -12,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer.feeds.ahead import fetched
 from trainer.feeds.feed import Batch, Feed
 from trainer.feeds.rows import row_order
 from trainer.feeds.tensors import as_array, as_tensor, spec_of
@@ -55,17 +55,7 @@ class IterableFeed(Feed):
         return self._peeked
 
     def _fetched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Batch]:
-        pending: collections.deque = collections.deque()
-        try:
-            for call in calls:
-                pending.append(self._pool.submit(call))
-                if len(pending) > self._ahead:
-                    yield self._ready(pending.popleft().result())
-            while pending:
-                yield self._ready(pending.popleft().result())
-        finally:
-            for fetch in pending:
-                fetch.cancel()
+        return map(self._ready, fetched(self._pool, calls, self._ahead))
 
     def _ready(self, batch: Any) -> Batch:
         if isinstance(batch, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -53,6 +54,16 @@ def as_tensor(value: Any) -> Array | None:
     """Returns one leaf of a batch as a tensor of the same dtype, `None` as `None`."""
     array = as_array(value)
     return tf.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
+
+
+def byte_size(structure: Any) -> int:
+    """Returns the bytes of the dense arrays in `structure`; others count nothing."""
+    return sum(
+        math.prod(array.shape) * array.dtype.size
+        if isinstance(array, tf.Tensor)
+        else getattr(array, "nbytes", 0)
+        for array in keras.tree.flatten(structure)
+    )
 
 
 def spec_of(tensor: Array | None) -> tf.TypeSpec | None:

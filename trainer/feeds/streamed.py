@@ -1,0 +1,135 @@
+"""Arrays as a feed that holds a chunk of them at a time: those on disk, or too large."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.feeds.ahead import fetched
+from trainer.feeds.arrays import ArraySource, SparseRows, have_one_shape, on_device
+from trainer.feeds.feed import Feed, Window
+from trainer.feeds.rows import row_count, row_order
+from trainer.feeds.sharing import NUMBERS, tensor_of_rows
+from trainer.feeds.tensors import as_array, byte_size
+
+tree = keras.tree
+
+_CHUNK_BYTES = 2**25
+_CHUNK_STEPS = 512
+
+
+class StreamedFeed(Feed):
+    """Batches of arrays of which a thread brings chunks of some batches to the device.
+
+    A chunk is read like arrays that are there as a whole, and in the same order.
+
+    Args:
+        data: arrays in the structure of a batch, as `trainer.feeds.tensors.as_array` takes them.
+        batch_size: rows a batch.
+        shuffle: as `trainer.feeds.rows.row_order` takes it.
+        seed: seed of the order of the rows.
+    """
+
+    is_in_graph = True
+
+    def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
+        data = tree.map_structure(as_array, data)
+        self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
+        self._data = tree.lists_to_tuples(tree.map_structure(_gatherable, data))
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self.steps = math.ceil(self.rows / batch_size)
+        first_row = self._read(np.zeros(1, np.int64))
+        self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
+        self.full_steps = self.rows // batch_size if have_one_shape(first_row) else 0
+        steps = _CHUNK_BYTES // max(1, batch_size * byte_size(first_row))
+        self._chunk_steps = max(1, min(steps, _CHUNK_STEPS, self.full_steps))
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._chunks: Iterator[ArraySource] = iter(())
+        self._source: ArraySource | None = None
+        self._bounds = (0, 0)  # the steps that the source has
+
+    def _start_pass(self, epoch: int) -> None:
+        self._chunks = fetched(self._pool, self._calls(epoch), ahead=1)
+        self._bounds = (0, 0)
+
+    def window(self, k: int) -> Window:  # noqa: D102
+        first, stop = self._bounds
+        if self.position >= stop:
+            self._source = next(self._chunks)
+            first, stop = self._bounds = stop, self._end_of_chunk(stop)
+        return Window(self._source, self.position - first, min(k, stop - self.position))
+
+    def full_window(self, k: int) -> Window | None:  # noqa: D102
+        if self.position >= self.full_steps:
+            return None
+        window = self.window(k)
+        return window._replace(source=window.source._replace(full=True))
+
+    def batch_spec(self) -> Any:  # noqa: D102
+        return self._spec
+
+    def close(self) -> None:  # noqa: D102
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end_of_chunk(self, first: int) -> int:
+        # An odd last batch is a chunk of its own: all others can have one shape.
+        full = self.rows // self._batch_size
+        return min(first + self._chunk_steps, full) if first < full else self.steps
+
+    def _calls(self, epoch: int) -> Iterator[Callable[[], ArraySource]]:
+        order = row_order(self.rows, self._batch_size, self._shuffle, self._seed, epoch)
+        first = 0
+        while first < self.steps:
+            stop = self._end_of_chunk(first)
+            start_row, stop_row = (step * self._batch_size for step in (first, stop))
+            if order is None:
+                rows = np.arange(start_row, min(stop_row, self.rows))
+            else:
+                rows = order[start_row:stop_row]
+            if stop <= self.full_steps:
+                # XLA compiles for a shape: the last full batches get the shape of the others.
+                rows = np.pad(rows, (0, self._chunk_steps * self._batch_size - len(rows)))
+            yield partial(self._chunk, rows)
+            first = stop
+
+    def _chunk(self, rows: np.ndarray) -> ArraySource:
+        even = self.rows % self._batch_size == 0
+        return ArraySource(self._read(rows), None, self._batch_size, even, full=even)
+
+    def _read(self, rows: np.ndarray) -> Any:
+        """Returns `rows` as tensors, as `on_device` returns them."""
+        return tree.map_structure(lambda array: _gather(array, rows), self._data)
+
+
+def is_on_disk(value: Any) -> bool:
+    """Returns whether `value` is a `numpy.memmap`, or a view of one."""
+    while isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap):
+            return True
+        value = value.base
+    return False
+
+
+def _gatherable(array: Any) -> Any:
+    return array if isinstance(array, np.ndarray) else on_device(array)
+
+
+def _gather(array: Any, rows: np.ndarray) -> Any:
+    if array is None:
+        return None
+    if isinstance(array, SparseRows):
+        return SparseRows.of(array.gather(tf.constant(rows)))
+    if isinstance(array, np.ndarray):
+        return (
+            tensor_of_rows(array, rows) if array.dtype.kind in NUMBERS else on_device(array[rows])
+        )
+    return tf.gather(array, rows)

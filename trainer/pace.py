@@ -1,0 +1,26 @@
+"""How many steps a compiled call should have, by the clock."""
+
+from __future__ import annotations
+
+_SECONDS_A_CALL = 0.1  # long beside what a call costs, short for a bar and for Ctrl-C
+_GROWTH = 8
+
+
+class Pace:
+    """Finds how many steps take about a tenth of a second; the first calls are short.
+
+    Attributes:
+        steps: how many steps the next call should have.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self._is_warm = False
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Learns that a call of `steps` steps took `seconds`."""
+        if not self._is_warm:
+            self._is_warm = True  # the first call compiles: it tells nothing
+            return
+        wanted = int(steps * _SECONDS_A_CALL / max(seconds, 1e-9))
+        self.steps = max(1, min(wanted, max(steps, self.steps) * _GROWTH))

@@ -1,0 +1,104 @@
+"""The compiled steps of an algorithm: one program for training, evaluation and prediction each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from trainer import checks, xla
+from trainer.algorithm import Algorithm, has_own_step, overrides
+from trainer.compiling import compile_mark
+from trainer.errors import raise_clearer
+from trainer.feeds import Feed
+from trainer.labels import guard_labels
+from trainer.program import PredictProgram, Program
+from trainer.watching import Mode
+
+
+class Programs:
+    """The programs of an algorithm, made when they are needed, and again after `compile`.
+
+    Args:
+        algorithm: has the steps.
+        jit_compile: what the user asked for, until the model is compiled again; `None` stands for
+            what it was compiled with.
+    """
+
+    def __init__(self, algorithm: Algorithm, jit_compile: bool | str | None):
+        self._algorithm = algorithm
+        self._asked = (compile_mark(algorithm.model), jit_compile)
+        self._programs: dict[Mode, tuple[tuple, Program]] = {}
+
+    def choose_xla(
+        self, mode: Mode, feed: Feed | None = None, planned: int | None = None
+    ) -> xla.Choice:
+        """Returns what XLA compiles in a run of `planned` steps over `feed`, or of single batches.
+
+        Args:
+            mode: the run's.
+            feed: the batches.
+            planned: steps of the whole call, `None` where that is open.
+        """
+        mark, asked = self._asked
+        model = self._algorithm.model
+        obstacle = None
+        if mode != "train":
+            obstacle = "only training is worth compiling"
+        elif feed is None or not feed.full_steps:
+            obstacle = "batches are not cut out of arrays"
+        elif not self._returns_results(mode):
+            obstacle = "a train_step of its own"
+        asked = asked if mark is compile_mark(model) else None
+        return xla.choose(model, asked, planned, obstacle)
+
+    def program(self, mode: Mode, choice: xla.Choice) -> Program:
+        """Returns the compiled step of `mode`."""
+        model = self._algorithm.model
+        made_by = (compile_mark(model), model.run_eagerly, choice.steps)
+        if mode not in self._programs or self._programs[mode][0] != made_by:
+            kind = PredictProgram if mode == "predict" else Program
+            program = kind(
+                self._checked_step(mode),
+                strategy=model.distribute_strategy,
+                run_eagerly=model.run_eagerly,
+                jit_compile=choice.steps,
+                results=self._algorithm.metric_results if self._returns_results(mode) else None,
+                explain=lambda error, batch: raise_clearer(error, self._inputs(mode), batch),
+            )
+            self._programs[mode] = (made_by, program)
+        return self._programs[mode][1]
+
+    def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
+        """Returns the step of `mode` with what can be checked of its batch and its result."""
+        model = self._algorithm.model
+        step, name = getattr(self._algorithm, f"{mode}_step"), f"{mode}_step"
+
+        def checked_step(batch: Any) -> Any:
+            batch = checks.shapes(self._inputs(mode), batch)
+            if mode == "predict":
+                return step(batch)
+            if mode == "train":
+                batch = guard_labels(model, batch)
+            return checks.logs(step(batch), name)
+
+        return checked_step
+
+    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
+        """Returns what the x of a batch has to be like, `None` where that is not known."""
+        model = self._algorithm.model
+        own = has_own_step(self._algorithm, mode) or overrides(model, f"{mode}_step")
+        return None if own else getattr(model, "inputs", None)
+
+    def _returns_results(self, mode: Mode) -> bool:
+        """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""
+        algorithm, model = self._algorithm, self._algorithm.model
+        of_model = (f"{mode}_step", "compute_metrics", "get_metrics_result")
+        return (
+            mode != "predict"
+            and model.distribute_strategy.num_replicas_in_sync == 1
+            and not has_own_step(algorithm, mode)
+            and type(algorithm).compute_metrics is Algorithm.compute_metrics
+            and not any(overrides(model, name) for name in of_model)
+        )

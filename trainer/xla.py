@@ -1,0 +1,125 @@
+"""Whether XLA compiles the steps: decided from model and planned work, never by the clock."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+layers = keras.layers
+
+# On a CPU, XLA runs the steps of dense layers up to twice as fast as the graph. It loses with
+# convolutions and recurrence, and with dropout, for which it also draws other numbers.
+_FAST_LAYERS = (
+    layers.Activation,
+    layers.Add,
+    layers.Average,
+    layers.BatchNormalization,
+    layers.Concatenate,
+    layers.Dense,
+    layers.ELU,
+    layers.Flatten,
+    layers.InputLayer,
+    layers.LayerNormalization,
+    layers.LeakyReLU,
+    layers.Multiply,
+    layers.Normalization,
+    layers.ReLU,
+    layers.Rescaling,
+    layers.Reshape,
+    layers.Softmax,
+    layers.Subtract,
+)
+_STEPS_THAT_PAY = 500  # compiling takes about as long as `model.fit` takes for so many small steps
+
+
+class Choice(NamedTuple):
+    """What XLA compiles, and why.
+
+    Attributes:
+        steps: whether it compiles each step.
+        groups: whether it compiles steps together, where their batches are cut out in the graph.
+        why: the reason, for people.
+    """
+
+    steps: bool
+    groups: bool
+    why: str
+
+
+def choose(
+    model: keras.Model, asked: bool | str | None, planned: int | None, obstacle: str | None
+) -> Choice:
+    """Returns what XLA compiles for `model`.
+
+    Args:
+        model: the model, compiled.
+        asked: what the user gave as `jit_compile`; `None` for what the model has. On a CPU that is
+            `False` for a model compiled without a word of it, too: Keras keeps no `"auto"`.
+        planned: steps that the whole call will have, `None` where that is open.
+        obstacle: why, on a CPU, steps would not gain, `None` where only the model decides it.
+    """
+    if model.run_eagerly:
+        return Choice(False, False, "steps run eagerly")
+    if asked != "auto":
+        asked = model.jit_compile if asked is None else asked
+        return Choice(asked, asked, f"jit_compile is {asked}")
+    if model.jit_compile:
+        return Choice(
+            True, True, "jit_compile='auto' is True for this model and device, as in Keras"
+        )
+    obstacle = obstacle or _obstacle_in(model)
+    if obstacle:
+        return Choice(False, False, obstacle)
+    if planned is None or planned < _STEPS_THAT_PAY:
+        told = "an open number of" if planned is None else planned
+        return Choice(False, False, f"{told} steps, and compiling pays from {_STEPS_THAT_PAY} on")
+    return Choice(False, True, f"dense layers and {planned} steps")
+
+
+def cannot_compile(error: tf.errors.OpError) -> bool:
+    """Returns whether `error` says that XLA cannot compile a function; nothing of it ran, then."""
+    return "tf2xla conversion failed" in str(error)
+
+
+def warn_of_fallback(error: tf.errors.OpError) -> None:
+    """Warns that the graph runs what XLA cannot compile, and names the operation."""
+    found = re.search(r"_JIT: (\w+) \(", str(error)) or re.search(r"{{node (\S+)}}", str(error))
+    operation = found[1] if found else "an operation of the step"
+    warnings.warn(
+        f"XLA cannot compile {operation}, so the steps run without XLA: give jit_compile=False to "
+        "do without it from the start.",
+        stacklevel=2,
+    )
+
+
+def _obstacle_in(model: keras.Model) -> str:
+    """Returns why XLA would not make the steps of `model` faster, `""` where it would."""
+    if tf.config.list_logical_devices("GPU"):
+        return "Keras leaves XLA off for this model"
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return "several replicas"
+    inner = list(_layers(model))
+    if not inner:
+        return "layers that are not known"
+    for layer in inner:
+        if type(layer) not in _FAST_LAYERS:
+            return f"{type(layer).__name__} is not faster under XLA on a CPU, or not known to be"
+    if not any(isinstance(layer, layers.Dense) for layer in inner):
+        return "no dense layers"
+    return ""
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Operation]:
+    """Yields the layers of `model`, those of nested models too; nothing where code joins them."""
+    known = getattr(model, "operations", None) or (hasattr(model, "outputs") and model.layers)
+    for layer in known or ():
+        if isinstance(layer, keras.Model):
+            inner = list(_layers(layer))
+            yield from inner or [layer]
+        else:
+            yield layer
