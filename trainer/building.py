@@ -1,4 +1,4 @@
-"""Variables made before the first step, where a distribution strategy cannot make them in it."""
+"""Variables made before the first step that would make them."""
 
 from __future__ import annotations
 

@@ -13,9 +13,8 @@ import keras
 
 from trainer import checks, loop
 from trainer.algorithm import Algorithm, has_own_step
-from trainer.building import build_state
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
-from trainer.compiling import compile_mark, compile_model
+from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
@@ -91,7 +90,6 @@ class CustomTrainer(Algorithm):
         else:
             self._progress = Progress()
             self.seed = seed_of_random_state() if seed is None else int(seed)
-        self._built_for: tuple = ()
         self._explanations: dict[Mode, Callable[[], str]] = {}
         arguments = {
             "optimizer": optimizer,
@@ -206,6 +204,7 @@ class CustomTrainer(Algorithm):
             )
         with training as (feed, steps), held_out as (val_feed, val_steps):
             shown_steps = steps or feed.steps
+            self._programs.build_for_training(feed)
             with self._hooks(callbacks, verbose, shown_steps, epochs, add_history=True) as hooks:
                 loop.train(
                     self,
@@ -387,16 +386,8 @@ class CustomTrainer(Algorithm):
         )
         with contextlib.closing(feed):
             checks.enough_data(feed, argument, steps, epochs)
-            self._build_for_replicas(feed)
+            self._programs.build_for_replicas(feed, self.epoch)
             yield feed, steps
-
-    def _build_for_replicas(self, feed: Feed) -> None:
-        model = self.model
-        mark = (compile_mark(model),)
-        if model.distribute_strategy.num_replicas_in_sync > 1 and self._built_for != mark:
-            feed.rewind(self.epoch)
-            build_state(model, self.test_step, feed.batch_spec())
-            self._built_for = mark
 
     @contextlib.contextmanager
     def _hooks(

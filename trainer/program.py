@@ -23,7 +23,7 @@ from trainer.collecting import (
     Rows,
     stacked,
 )
-from trainer.feeds import Batch, Feed, Source
+from trainer.feeds import Batch, Feed, Source, Window
 from trainer.pace import Pace
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
@@ -88,8 +88,8 @@ class Program:
             # Counts all steps, and so tells how far a call came that an error or Ctrl-C ended.
             self._counter = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._counted = 0
-        # By feed: its last source, and the traces found for that.
-        self._found: weakref.WeakKeyDictionary[Feed, tuple] = weakref.WeakKeyDictionary()
+        # By feed: the trace for each kind of group, `None` where it was asked for once.
+        self._known: weakref.WeakKeyDictionary[Feed, dict] = weakref.WeakKeyDictionary()
         self._compile(jit_compile)
 
     def run(
@@ -141,7 +141,7 @@ class Program:
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile
         self._groups: dict[tuple, Callable] = {}
-        self._found.clear()
+        self._known.clear()
         self._step = self._replicated_step
         if not self._run_eagerly:
             self._step = tf.function(self._step, jit_compile=jit_compile, reduce_retracing=True)
@@ -184,14 +184,15 @@ class Program:
     ) -> Ran:
         under_xla = (under_xla or self._jit_compile) and not self._xla_gave_up
         window = feed.full_window(k) if under_xla and self.groups_suit_xla else None
-        collector = self._collector(each, in_xla=window is not None)
-        source, first, k = window or feed.window(k)
-        group = self._group(feed, source, collector, until, jit_compile=window is not None)
+        under_xla = window is not None
+        collector = self._collector(each, under_xla)
+        window = window or feed.window(k)
+        group = self._group(feed, window, (collector, until, under_xla))
         try:
             done, ended = group(
-                source,
-                tf.constant(first, tf.int64),
-                tf.constant(min(k, collector.most or k), tf.int64),
+                window.source,
+                tf.constant(window.first, tf.int64),
+                tf.constant(min(window.steps, collector.most or window.steps), tf.int64),
             )
             self.done = int(done)
         except BaseException:
@@ -202,30 +203,25 @@ class Program:
             feed.position += self.done
         return collector.ran(self.done, ended)
 
-    def _group(
-        self,
-        feed: Feed,
-        source: Source,
-        collector: Collector,
-        until: Until | None,
-        jit_compile: bool,
-    ) -> Callable:
-        """Returns the compiled function of several steps for batches of `source`."""
-        key = (collector, until, jit_compile)
-        if key not in self._groups:
-            self._groups[key] = tf.function(
+    def _group(self, feed: Feed, window: Window, kind: tuple) -> Callable:
+        """Returns the compiled function of several steps on batches of `window`."""
+        collector, until, under_xla = kind
+        if kind not in self._groups:
+            self._groups[kind] = tf.function(
                 functools.partial(self._steps, collector, until),
-                jit_compile=jit_compile,
+                jit_compile=under_xla,
                 reduce_retracing=True,
             )
-        last_source, found = self._found.get(feed, (None, {}))
-        if last_source is not source:
-            self._found[feed] = (source, {key: None})
-            return self._groups[key]
+        known = self._known.setdefault(feed, {})
+        place = (kind, window.shape)
+        if place not in known:
+            known[place] = None
+            return self._groups[kind]
         # To find the trace anew in each call would take as long as a small step.
-        if found.get(key) is None:
-            found[key] = self._groups[key].get_concrete_function(source, _NUMBER, _NUMBER)
-        return found[key]
+        if known[place] is None:
+            group = self._groups[kind]
+            known[place] = group.get_concrete_function(window.source, _NUMBER, _NUMBER)
+        return known[place]
 
     @_graph_as_written
     def _steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 
 from trainer import checks, xla
 from trainer.algorithm import Algorithm, has_own_step, overrides
+from trainer.building import build_state
 from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
 from trainer.feeds import Feed
@@ -30,6 +32,7 @@ class Programs:
         self._algorithm = algorithm
         self._asked = (compile_mark(algorithm.model), jit_compile)
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
+        self._built_for: tuple = ()
 
     def choose_xla(
         self, mode: Mode, feed: Feed | None = None, planned: int | None = None
@@ -52,6 +55,29 @@ class Programs:
             obstacle = "a train_step of its own"
         asked = asked if mark is compile_mark(model) else None
         return xla.choose(model, asked, planned, obstacle)
+
+    def build_for_replicas(self, feed: Feed, epoch: int) -> None:
+        """Makes the variables that a step of several replicas cannot make."""
+        if self._algorithm.model.distribute_strategy.num_replicas_in_sync > 1:
+            feed.rewind(epoch)
+            self._build(feed)
+
+    def build_for_training(self, feed: Feed) -> None:
+        """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
+        model = self._algorithm.model
+        steps_are_plain = self._returns_results("train") and self._returns_results("test")
+        # A loss scale's inner optimizer has other variable names when it is built outside a step.
+        is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        if feed.is_in_graph and steps_are_plain and not is_scaled and not model.run_eagerly:
+            with contextlib.suppress(Exception):  # the step will say it better
+                self._build(feed)
+
+    def _build(self, feed: Feed) -> None:
+        model = self._algorithm.model
+        mark = (compile_mark(model),)
+        if self._built_for != mark:
+            build_state(model, self._algorithm.test_step, feed.batch_spec())
+            self._built_for = mark
 
     def program(self, mode: Mode, choice: xla.Choice) -> Program:
         """Returns the compiled step of `mode`."""

@@ -13,16 +13,28 @@ import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
-from trainer.feeds.feed import Batch, Feed, Source
+from trainer.feeds.feed import Batch, Feed, Source, Window
 from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed, class_weights
 from trainer.feeds.memory import free_bytes
 from trainer.feeds.rows import row_count, split_rows
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
 from trainer.feeds.tensors import as_array, byte_size, is_array
 
-__all__ = ["Batch", "Feed", "Source", "as_array", "class_weights", "open_feed", "split_rows"]
+__all__ = [
+    "Batch",
+    "Feed",
+    "Source",
+    "Window",
+    "as_array",
+    "class_weights",
+    "open_feed",
+    "split_rows",
+]
 
 tree = keras.tree
+
+# A CPU reads arrays where they are: to copy larger ones as a whole takes longer than bit by bit.
+_SMALL = 2**24
 
 
 def open_feed(
@@ -102,17 +114,19 @@ def _array_feed(
 ) -> Feed:
     if batch_size is None and steps:
         batch_size = math.ceil(row_count(keras.utils.unpack_x_y_sample_weight(data)) / steps)
-    kind = ArrayFeed if _fits(data, budget) else StreamedFeed
+    kind = ArrayFeed if _is_kept_whole(data, budget) else StreamedFeed
     return kind(data, batch_size or 32, shuffle, seed)
 
 
-def _fits(data: Any, budget: int | None) -> bool:
-    """Returns whether the device may hold `data` as a whole."""
+def _is_kept_whole(data: Any, budget: int | None) -> bool:
+    """Returns whether the device is to hold `data` as a whole."""
     arrays = [leaf for leaf in tree.flatten(data) if isinstance(leaf, np.ndarray)]
-    if any(map(is_on_disk, arrays)):
+    size = byte_size(arrays)  # what came as tensors is there already
+    if any(map(is_on_disk, arrays)) or (budget is not None and size > budget):
         return False
-    # What came as tensors is there already.
-    return byte_size(arrays) <= (free_bytes() // 4 if budget is None else budget)
+    if not tf.config.list_logical_devices("GPU"):
+        return size <= _SMALL
+    return size <= free_bytes() // 4
 
 
 def _weights_per_target(y: Any, sample_weight: Any) -> Any:

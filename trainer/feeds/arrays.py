@@ -154,7 +154,7 @@ class ArrayFeed(Feed):
         left = self.full_steps - self.position
         if left < 1:
             return None
-        return Window(self._full_source, self.position, min(k, left))
+        return Window(self._full_source, self.position, min(k, left), "full")
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self._source._replace(even=False).spec()

@@ -38,11 +38,13 @@ class Window(NamedTuple):
         source: the source.
         first: the number of the next batch in the source.
         steps: how many batches to take from it.
+        shape: the same for all sources of a feed whose tensors have the same shapes.
     """
 
     source: Source
     first: int
     steps: int
+    shape: str = "any"
 
 
 class Feed(abc.ABC):
@@ -107,7 +109,7 @@ class Feed(abc.ABC):
         """
         if self.ended:
             raise StopIteration
-        source, first, _ = self.window(1)
+        source, first, *_ = self.window(1)
         seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
         if not source.has_batch(seen):
             raise StopIteration

@@ -6,6 +6,7 @@ more what is not aligned to its liking. Here NumPy copies, to memory that Tensor
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
@@ -18,14 +19,39 @@ _ALIGNMENT = 64  # bytes
 
 def tensor_of_copy(array: np.ndarray) -> tf.Tensor:
     """Returns `array` as a tensor, floats in `keras.config.floatx()`."""
-    memory = _aligned(array.shape, _dtype(array))
+    memory = _aligned(
+        np.empty(_bytes(array.shape, _dtype(array)), np.uint8), array.shape, _dtype(array)
+    )
     np.copyto(memory, array, casting="same_kind")
     return _shared(memory)
 
 
-def tensor_of_rows(array: np.ndarray, rows: np.ndarray) -> tf.Tensor:
+class Pool:
+    """Memory that is used again once no tensor has it: new memory costs more than filling it."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[np.ndarray]] = {}
+
+    def take(self, size: int) -> np.ndarray:
+        """Returns `size` bytes of anything."""
+        free = self._free.setdefault(size, [])
+        memory = free.pop() if free else np.empty(size, np.uint8)
+        lease = _Lease(memory)
+        weakref.finalize(lease, free.append, memory).atexit = False
+        return np.asarray(lease)
+
+
+class _Lease:
+    """The owner of borrowed memory, as long as there is an array that reads it."""
+
+    def __init__(self, memory: np.ndarray):
+        self.__array_interface__ = memory.__array_interface__
+
+
+def tensor_of_rows(array: np.ndarray, rows: np.ndarray, pool: Pool) -> tf.Tensor:
     """Returns `rows` of `array`, numbers that it has, as a tensor like `tensor_of_copy`'s."""
-    memory = _aligned((len(rows), *array.shape[1:]), array.dtype)
+    shape = (len(rows), *array.shape[1:])
+    memory = _aligned(pool.take(_bytes(shape, array.dtype)), shape, array.dtype)
     np.take(array, rows, axis=0, out=memory, mode="clip")  # the others buffer what they write
     return _shared(memory) if _dtype(array) == array.dtype else tensor_of_copy(memory)
 
@@ -36,11 +62,14 @@ def _dtype(array: np.ndarray) -> np.dtype:
     return np.dtype(tf.as_dtype(keras.config.floatx()).as_numpy_dtype)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
+def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize + _ALIGNMENT
+
+
+def _aligned(memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
+    stop = start + memory.size - _ALIGNMENT
+    return memory[start:stop].view(dtype).reshape(shape)
 
 
 def _shared(array: np.ndarray) -> tf.Tensor:

@@ -16,7 +16,7 @@ from trainer.feeds.ahead import fetched
 from trainer.feeds.arrays import ArraySource, SparseRows, have_one_shape, on_device
 from trainer.feeds.feed import Feed, Window
 from trainer.feeds.rows import row_count, row_order
-from trainer.feeds.sharing import NUMBERS, tensor_of_rows
+from trainer.feeds.sharing import NUMBERS, Pool, tensor_of_rows
 from trainer.feeds.tensors import as_array, byte_size
 
 tree = keras.tree
@@ -47,18 +47,19 @@ class StreamedFeed(Feed):
         self._shuffle = shuffle
         self._seed = seed
         self.steps = math.ceil(self.rows / batch_size)
+        self._pool = Pool()
         first_row = self._read(np.zeros(1, np.int64))
         self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
         self.full_steps = self.rows // batch_size if have_one_shape(first_row) else 0
         steps = _CHUNK_BYTES // max(1, batch_size * byte_size(first_row))
         self._chunk_steps = max(1, min(steps, _CHUNK_STEPS, self.full_steps))
-        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._chunks: Iterator[ArraySource] = iter(())
         self._source: ArraySource | None = None
         self._bounds = (0, 0)  # the steps that the source has
 
     def _start_pass(self, epoch: int) -> None:
-        self._chunks = fetched(self._pool, self._calls(epoch), ahead=1)
+        self._chunks = fetched(self._thread, self._calls(epoch), ahead=1)
         self._bounds = (0, 0)
 
     def window(self, k: int) -> Window:  # noqa: D102
@@ -66,19 +67,20 @@ class StreamedFeed(Feed):
         if self.position >= stop:
             self._source = next(self._chunks)
             first, stop = self._bounds = stop, self._end_of_chunk(stop)
-        return Window(self._source, self.position - first, min(k, stop - self.position))
+        shape = "chunk" if stop <= self.full_steps else "rest"
+        return Window(self._source, self.position - first, min(k, stop - self.position), shape)
 
     def full_window(self, k: int) -> Window | None:  # noqa: D102
         if self.position >= self.full_steps:
             return None
         window = self.window(k)
-        return window._replace(source=window.source._replace(full=True))
+        return window._replace(source=window.source._replace(full=True), shape="full chunk")
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self._spec
 
     def close(self) -> None:  # noqa: D102
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _end_of_chunk(self, first: int) -> int:
         # An odd last batch is a chunk of its own: all others can have one shape.
@@ -107,7 +109,7 @@ class StreamedFeed(Feed):
 
     def _read(self, rows: np.ndarray) -> Any:
         """Returns `rows` as tensors, as `on_device` returns them."""
-        return tree.map_structure(lambda array: _gather(array, rows), self._data)
+        return tree.map_structure(lambda array: _gather(array, rows, self._pool), self._data)
 
 
 def is_on_disk(value: Any) -> bool:
@@ -123,13 +125,15 @@ def _gatherable(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else on_device(array)
 
 
-def _gather(array: Any, rows: np.ndarray) -> Any:
+def _gather(array: Any, rows: np.ndarray, pool: Pool) -> Any:
     if array is None:
         return None
     if isinstance(array, SparseRows):
         return SparseRows.of(array.gather(tf.constant(rows)))
     if isinstance(array, np.ndarray):
         return (
-            tensor_of_rows(array, rows) if array.dtype.kind in NUMBERS else on_device(array[rows])
+            tensor_of_rows(array, rows, pool)
+            if array.dtype.kind in NUMBERS
+            else on_device(array[rows])
         )
     return tf.gather(array, rows)
