@@ -214,7 +214,7 @@ class Program:
             )
         known = self._known.setdefault(feed, {})
         place = (kind, window.shape)
-        if place not in known:
+        if window.shape is None or place not in known:
             known[place] = None
             return self._groups[kind]
         # To find the trace anew in each call would take as long as a small step.

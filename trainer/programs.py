@@ -67,7 +67,8 @@ class Programs:
         model = self._algorithm.model
         steps_are_plain = self._returns_results("train") and self._returns_results("test")
         # A loss scale's inner optimizer has other variable names when it is built outside a step.
-        is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        optimizer = getattr(model, "optimizer", None)
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if feed.is_in_graph and steps_are_plain and not is_scaled and not model.run_eagerly:
             with contextlib.suppress(Exception):  # the step will say it better
                 self._build(feed)

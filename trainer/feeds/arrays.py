@@ -92,12 +92,12 @@ class ArraySource(NamedTuple):
     def _spec(self, array: Array | SparseRows | None) -> tf.TypeSpec | None:
         if array is None:
             return None
+        rows = self.batch_size if self.even else None
         if isinstance(array, SparseRows):
-            return tf.SparseTensorSpec([None, *array.shape[1:]], array.values.dtype)
-        spec = spec_of(array)
-        if self.even and isinstance(array, tf.Tensor):
-            return tf.TensorSpec([self.batch_size, *array.shape[1:]], array.dtype)
-        return spec
+            return tf.SparseTensorSpec([rows, *array.shape[1:]], array.values.dtype)
+        if isinstance(array, tf.Tensor):
+            return tf.TensorSpec([rows, *array.shape[1:]], array.dtype)
+        return spec_of(array)
 
     def _rows(self, array: Array | SparseRows, start: tf.Tensor) -> Array:
         if self.order is not None:
@@ -105,8 +105,9 @@ class ArraySource(NamedTuple):
         elif isinstance(array, tf.Tensor):
             return self._cut(array, start)
         else:
-            stop = start + self.batch_size
-            rows = tf.range(start, tf.minimum(stop, tf.cast(array.nrows(), tf.int64)))
+            rows = start + tf.range(self.batch_size, dtype=tf.int64)
+            if not self.full:
+                rows = rows[: tf.cast(array.nrows(), tf.int64) - start]
         return array.gather(rows) if isinstance(array, SparseRows) else tf.gather(array, rows)
 
     def _cut(self, array: tf.Tensor, start: tf.Tensor) -> tf.Tensor:

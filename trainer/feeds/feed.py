@@ -38,13 +38,14 @@ class Window(NamedTuple):
         source: the source.
         first: the number of the next batch in the source.
         steps: how many batches to take from it.
-        shape: the same for all sources of a feed whose tensors have the same shapes.
+        shape: names the shapes of the source's tensors, among the sources of its feed; `None` where
+            these may have any.
     """
 
     source: Source
     first: int
     steps: int
-    shape: str = "any"
+    shape: str | None = "whole"
 
 
 class Feed(abc.ABC):

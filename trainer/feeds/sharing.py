@@ -50,6 +50,8 @@ class _Lease:
 
 def tensor_of_rows(array: np.ndarray, rows: np.ndarray, pool: Pool) -> tf.Tensor:
     """Returns `rows` of `array`, numbers that it has, as a tensor like `tensor_of_copy`'s."""
+    if not array.flags.c_contiguous:  # of such a one, `take` would copy all rows first
+        return tensor_of_copy(array[rows])
     shape = (len(rows), *array.shape[1:])
     memory = _aligned(pool.take(_bytes(shape, array.dtype)), shape, array.dtype)
     np.take(array, rows, axis=0, out=memory, mode="clip")  # the others buffer what they write

@@ -67,7 +67,7 @@ class StreamedFeed(Feed):
         if self.position >= stop:
             self._source = next(self._chunks)
             first, stop = self._bounds = stop, self._end_of_chunk(stop)
-        shape = "chunk" if stop <= self.full_steps else "rest"
+        shape = ("chunk" if stop <= self.full_steps else "rest") if self.full_steps else None
         return Window(self._source, self.position - first, min(k, stop - self.position), shape)
 
     def full_window(self, k: int) -> Window | None:  # noqa: D102
