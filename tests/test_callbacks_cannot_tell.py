@@ -273,6 +273,125 @@ def test_any_arguments(build, recorder, rows, batch_size, **arguments) -> None:
     fit_both(untrained(build), lambda _: [recorder()], lambda: given, **arguments)
 
 
+# Hooks after a group
+
+LONG = (
+    numbers(21 * BATCH - 5, 4),
+    numbers(21 * BATCH - 5, 1, seed=1),
+)  # 21 batches, one of them odd
+LONG_VALIDATION = rows_of(LONG, 0, 9 * BATCH)
+
+
+@pytest.fixture
+def _long_groups(monkeypatch):
+    """Makes groups long, however slow the machine is."""
+    monkeypatch.setattr("trainer.pace._SECONDS_A_CALL", 1e9)
+
+
+class Watches(Callback):
+    """Notes its batch hooks in the order that they come; `batch_hooks` says of what kind it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.notes: list[tuple] = []
+
+
+def _watching(hook: str) -> Callable:
+    return lambda self, batch, logs=None: self.notes.append((hook, batch, dict(logs)))
+
+
+for _hook in BATCH_HOOKS[:4]:  # those of training and evaluation
+    setattr(Watches, _hook, _watching(_hook))
+
+
+class Reads(Watches):
+    batch_hooks = "log"
+
+
+def watched_by(runner: Any, kind: type[Watches], way: Way) -> dict[str, list[tuple]]:
+    """Returns what a callback is told in a fit with validation, and in an evaluation."""
+    fitting, evaluating = kind(), kind()
+    limits = {"epochs": 1 if way.lives_once else 2, "shuffle": False, "verbose": 0}
+    if way.needs_steps:
+        limits["steps_per_epoch"] = 17
+    arguments = {**way.give(LONG), "validation_data": LONG_VALIDATION, "validation_batch_size": 16}
+    runner.fit(**arguments, callbacks=[fitting], **limits)
+    steps = {"steps": 17} if way.needs_steps else {}
+    runner.evaluate(**way.give(LONG), callbacks=[evaluating], verbose=0, **steps)
+    return {"fit": fitting.notes, "evaluate": evaluating.notes}
+
+
+@ignore_short_epochs
+@pytest.mark.usefixtures("_long_groups")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arrays",
+        "tensors",
+        "tf.data",
+        "tf.data of unknown length",
+        "infinite tf.data",
+        "PyDataset",
+        "generator",
+        "infinite generator",
+    ],
+)
+def test_a_reader_of_logs_is_told_what_an_unknown_callback_is_told_by_keras(name: str) -> None:
+    twins = untrained(dense)
+    theirs = watched_by(twins.theirs, Watches, WAYS[name])
+    ours = watched_by(twins.trainer, Reads, WAYS[name])
+    for run in theirs:
+        assert [note[:2] for note in ours[run]] == [note[:2] for note in theirs[run]], run
+        assert_same(ours[run], theirs[run], run)
+    for line in twins.trainer.explain().split("\n"):
+        kept = "the logs of each step kept" in line
+        assert kept or line.startswith("predict: ")  # of another test: the trainer is shared
+    assert_same(twins.ours.get_weights(), twins.theirs.get_weights(), "weights")
+
+
+@pytest.mark.usefixtures("_long_groups")
+@pytest.mark.parametrize("readers", [[], [Reads]], ids=["alone", "beside a reader"])
+@pytest.mark.parametrize("way", ["arrays", "tf.data", "tf.data of unknown length", "generator"])
+@pytest.mark.parametrize("step", [0, 1, 12, 20])
+def test_training_terminates_at_the_very_step_that_has_no_finite_loss(way, step, readers) -> None:
+    x, y = (array.copy() for array in LONG)
+    y[step * BATCH + 3] = np.nan
+    made: list = []
+
+    def make(_: Any) -> list[Callback]:
+        made.append([reader() for reader in readers])
+        return [callbacks.TerminateOnNaN(), *made[-1]]
+
+    fit_both(untrained(dense), make, lambda: WAYS[way].give((x, y)), epochs=1)
+    for theirs, ours in zip(*made, strict=True):
+        assert len(ours.notes) == 2 * (step + 1)
+        assert_same(ours.notes, theirs.notes)
+
+
+@pytest.mark.usefixtures("_long_groups")
+@pytest.mark.parametrize("frequency", [1, 5, 30])
+def test_checkpoints_of_batches_hold_the_weights_after_these(frequency, tmp_path) -> None:
+    def saved_by(runner: Any, name: str) -> dict[str, list]:
+        pattern = str(tmp_path / name / "{epoch}-{batch}-{loss:.6f}.weights.h5")
+        saving = callbacks.ModelCheckpoint(pattern, save_weights_only=True, save_freq=frequency)
+        given = {**as_arrays(LONG), "callbacks": [saving, callbacks.History()]}
+        runner.fit(**given, epochs=2, shuffle=False, verbose=0)
+        return {path.name: _weights_in(path) for path in sorted((tmp_path / name).glob("*"))}
+
+    twins = untrained(dense)
+    theirs = saved_by(twins.theirs, "theirs")
+    ours = saved_by(twins.trainer, "ours")
+    assert len(ours) == 42 // frequency
+    assert_same(ours, theirs)
+
+
+def _weights_in(path: Path) -> list[np.ndarray]:
+    found = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: found.append(item[()]) if hasattr(item, "dtype") else None)
+    return found
+
+
 # Kinds of callbacks
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tests.models import assert_same, compiled, each, numbers
 from trainer import CustomTrainer
 from trainer.callbacks import ProgressBar
+from trainer.collecting import Ran
 from trainer.hooks import Hooks, callback_list, python_logs
 
 Callback = keras.callbacks.Callback
@@ -53,6 +54,11 @@ def model() -> keras.Model:
 def hooks_of(*callbacks: Callback, model: keras.Model | None = None) -> Hooks:
     params = {"verbose": 0, "epochs": 1, "steps": 3}
     return Hooks(callback_list(list(callbacks), model or keras.Model(), params))
+
+
+def end_of_step(hooks: Hooks, mode: str, step: int, outputs: Any) -> None:
+    """Tells of the end of a group of one step."""
+    hooks.group_end(mode, step, step, Ran(1, outputs))
 
 
 # python_logs
@@ -182,8 +188,8 @@ def test_hooks_come_in_the_order_of_the_callbacks():
     hooks = hooks_of(Records("first", shared), Records("second", shared))
     hooks.begin("train")
     hooks.epoch_begin(4)
-    hooks.batch_begin("train", 2)
-    hooks.batch_end("train", 3, {"loss": tf.constant(1.0)})
+    hooks.group_begin("train", 2)
+    hooks.group_end("train", 2, 3, Ran(2, {"loss": tf.constant(1.0)}))
     hooks.epoch_end(4, {"loss": 2.0})
     hooks.end("train", {"loss": 2.0})
     expected = [
@@ -202,8 +208,9 @@ def test_each_mode_has_its_hooks(mode):
     records = Records()
     hooks = hooks_of(records)
     hooks.begin(mode)
-    hooks.batch_begin(mode, 0)
-    hooks.batch_end(mode, 1, {"outputs": tf.ones(3)})
+    hooks.group_begin(mode, 0)
+    outputs = [tf.ones(3)] if mode == "predict" else {"outputs": tf.ones(3)}
+    hooks.group_end(mode, 0, 1, Ran(2, outputs))
     hooks.end(mode)
     assert [note[1] for note in records.notes] == [
         f"on_{mode}_begin",
@@ -229,8 +236,8 @@ def test_only_those_that_watch_are_called():
     hooks.epoch_begin(0)
     calls.clear()
     for step in range(3):
-        hooks.batch_begin("train", step)
-        hooks.batch_end("train", step, {"loss": tf.constant(1.0)})
+        hooks.group_begin("train", step)
+        end_of_step(hooks, "train", step, {"loss": tf.constant(1.0)})
     assert calls == []
 
 
@@ -244,7 +251,7 @@ def test_all_callbacks_get_the_same_logs():
     hooks = hooks_of(records, Adds(), last)
     hooks.begin("train")
     for step in (0, 1):
-        hooks.batch_end("train", step, {"loss": tf.constant(1.0)})
+        end_of_step(hooks, "train", step, {"loss": tf.constant(1.0)})
     (_, _, _, first), (_, _, _, second) = last.notes[1:]
     assert first == {"loss": 1.0, "added": 0}
     assert second == {"loss": 1.0, "added": 1}
@@ -282,10 +289,109 @@ def test_a_callback_gets_the_batches_that_it_wants():
     hooks = hooks_of(picky, other)
     hooks.begin("train")
     for step in range(7):
-        hooks.batch_end("train", step, {"loss": tf.constant(float(step))})
+        end_of_step(hooks, "train", step, {"loss": tf.constant(float(step))})
     assert picky.asked == list(range(7))
     assert picky.notes[1:] == [("", "on_train_batch_end", n, {"loss": n}) for n in (2, 5)]
     assert len(other.notes) == 1 + 7
+
+
+class Reads(Records):
+    batch_hooks = "log"
+
+
+class Shows(Records):
+    batch_hooks = "show"
+
+
+def ran(steps: int, start: float = 0.0) -> Ran:
+    """Returns what a group ran whose losses count from `start`."""
+    losses = np.arange(start, start + steps)
+    each = {"loss": losses, "more": {"acc": losses / 2}, "vector": losses[:, None] * np.ones(2)}
+    last = keras.tree.map_structure(lambda values: tf.constant(values[-1]), each)
+    return Ran(steps, last, each)
+
+
+def logs_of(loss: float) -> dict:
+    """Returns the logs of the step with that loss."""
+    return {"loss": float(loss), "acc": loss / 2, "vector": np.full(2, float(loss))}
+
+
+def test_a_reader_gets_each_step_of_a_group_in_order_with_its_logs():
+    reads, shows = Reads(), Shows()
+    hooks = hooks_of(shows, reads)
+    hooks.begin("train")
+    first = 0
+    for steps in (3, 1, 2):
+        hooks.group_begin("train", first)
+        hooks.group_end("train", first, first + steps - 1, ran(steps, first))
+        first += steps
+    begins = [("", "on_train_batch_begin", step, {}) for step in range(6)]
+    ends = [("", "on_train_batch_end", step, logs_of(step)) for step in range(6)]
+    read = [note for pair in zip(begins, ends, strict=True) for note in pair]
+    assert_same(reads.notes[1:], read)
+    shown = [begins[0], ends[2], begins[3], ends[3], begins[4], ends[5]]
+    assert_same(shows.notes[1:], shown)
+
+
+def test_logs_of_each_step_are_those_that_a_step_alone_gives():
+    """In types, order of keys and every bit."""
+    values = [np.float32(0.1), np.float32(1e30), np.float32("nan")]
+    vectors = numbers(3, 2)
+    whole = {"z": np.array(values), "a": {"y": vectors, "b": np.arange(3)}}
+    reads = Reads()
+    hooks = hooks_of(reads)
+    hooks.begin("train")
+    hooks.group_end("train", 0, 2, Ran(3, step_of(whole, 2), whole))
+    ends = [note[3] for note in reads.notes if note[1] == "on_train_batch_end"]
+    assert_same(ends, [python_logs(step_of(whole, step)) for step in range(3)])
+
+
+def step_of(whole: dict, step: int) -> dict:
+    return keras.tree.map_structure(lambda values: tf.constant(values[step]), whole)
+
+
+def test_each_reader_is_told_of_a_step_before_any_of_the_next():
+    shared: list[tuple] = []
+    hooks = hooks_of(Reads("first", shared), Reads("second", shared))
+    hooks.begin("train")
+    hooks.group_begin("train", 0)
+    hooks.group_end("train", 0, 1, ran(2))
+    told = [
+        (name, hook.removeprefix("on_train_batch_"), step) for name, hook, step, _ in shared[2:]
+    ]
+    assert told == [
+        (name, end, step)
+        for step in (0, 1)
+        for end in ("begin", "end")
+        for name in ("first", "second")
+    ]
+
+
+def test_a_reader_may_want_some_steps_only():
+    class Picks(Reads):
+        def wants_batch(self, step):
+            return step % 2 == 1
+
+    picks = Picks()
+    hooks = hooks_of(picks)
+    hooks.begin("train")
+    for first in (0, 4):
+        hooks.group_begin("train", first)
+        hooks.group_end("train", first, first + 3, ran(4, first))
+    ends = [note for note in picks.notes if note[1] == "on_train_batch_end"]
+    assert [(step, logs["loss"]) for _, _, step, logs in ends] == [(n, n) for n in (1, 3, 5, 7)]
+
+
+def test_what_one_adds_to_the_logs_of_a_step_the_next_ones_see():
+    class AddsToEach(Adds):
+        batch_hooks = "log"
+
+    reads = Reads()
+    hooks = hooks_of(AddsToEach(), reads)
+    hooks.begin("train")
+    hooks.group_end("train", 0, 2, ran(3))
+    ends = [note[3]["added"] for note in reads.notes if note[1] == "on_train_batch_end"]
+    assert ends == [0, 1, 2]
 
 
 class Costly:
@@ -304,15 +410,15 @@ def test_values_are_brought_to_python_once_and_only_where_somebody_looks():
     hooks = hooks_of(Picky())
     hooks.begin("train")
     for step in range(7):
-        hooks.batch_end("train", step, {"loss": value})
+        end_of_step(hooks, "train", step, {"loss": value})
     assert value.brought == 2
     two_look = hooks_of(Records(), Records())
     two_look.begin("train")
-    two_look.batch_end("train", 0, {"loss": value})
+    end_of_step(two_look, "train", 0, {"loss": value})
     assert value.brought == 3
     nobody = hooks_of(Callback(), keras.callbacks.History())
     nobody.begin("train")
-    nobody.batch_end("train", 0, {"loss": value})
+    end_of_step(nobody, "train", 0, {"loss": value})
     assert value.brought == 3
 
 
@@ -383,8 +489,8 @@ def test_a_list_with_a_hook_of_its_own_gets_it_called():
     known, records = model(), Records()
     hooks = Hooks(OwnList([records], model=known, epochs=1))
     hooks.begin("train")
-    hooks.batch_begin("train", 0)
-    hooks.batch_end("train", 1, {"loss": tf.constant(1.0)})
+    hooks.group_begin("train", 0)
+    hooks.group_end("train", 0, 1, Ran(2, {"loss": tf.constant(1.0)}))
     hooks.end("train")
     assert [note[1:] for note in records.notes][1:3] == [
         ("on_train_batch_begin", 0, {}),

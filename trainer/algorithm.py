@@ -87,6 +87,14 @@ class Algorithm:
         keywords = {"training": training} if takes_training else {}
         return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
 
+    def known_inputs(self, mode: str) -> list[keras.KerasTensor] | None:
+        """Returns what the x of a batch has to be like in the step of `mode`.
+
+        `None` where that is not known, as where the step is not Keras's.
+        """
+        own = has_own_step(self, mode) or overrides(self.model, f"{mode}_step")
+        return None if own else getattr(self.model, "inputs", None)
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that each epoch and each evaluation starts afresh; to override.

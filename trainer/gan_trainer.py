@@ -296,8 +296,9 @@ class GANTrainer(CustomTrainer):
         super().reset_metrics()
         self._evaluation_seeds.state.assign([self.seed + 1, 0])
 
-    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        return [self._made] if self._takes_images(mode) else super()._inputs(mode)
+    def known_inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
+        """Returns the images that the generator makes, where the step of `mode` takes such."""
+        return [self._made] if self._takes_images(mode) else super().known_inputs(mode)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         if self._takes_images("train"):

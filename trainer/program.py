@@ -82,7 +82,7 @@ class Program:
         self._replicated_step = replicated_step
         self.returns_results = results is not None
         self._last = LastOutputs() if results is None else LastResults(results)
-        self._xla_gave_up = False
+        self._xla_works = self._xla_gave_up = False
         self.done = 0
         with tf.init_scope():
             # Counts all steps, and so tells how far a call came that an error or Ctrl-C ended.
@@ -117,19 +117,23 @@ class Program:
         self.done = 0
         if feed.ended:
             raise StopIteration
-        if self._run_eagerly or not feed.is_in_graph:
-            outputs = self._run_from_python(feed, k, until)
+        # Whether XLA takes the step is tried on a batch that can be run again without it.
+        tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
+        if self._run_eagerly or not feed.is_in_graph or tries_xla:
+            outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
         try:
-            return self._step(batch)
+            outputs = self._step(batch)
         except tf.errors.OpError as error:
             if self._gives_up_xla(error):
                 return self.run_on_batch(batch)
             self._explain(error, batch)
+        self._xla_works = self._jit_compile
+        return outputs
 
     def output_spec(self, feed: Feed) -> Any | None:
         """Returns the structure of what a step returns, without running one; `None` if eager."""
@@ -164,10 +168,9 @@ class Program:
         self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool
     ) -> Ran:
         try:
-            ran = self._call_group(feed, k, each, until, under_xla)
+            return self._call_group(feed, k, each, until, under_xla)
         except tf.errors.OpError as error:
             if not self.done and self._gives_up_xla(error):
-                feed.restart()
                 return self._run_in_graph(feed, k, each, until, under_xla=False)
             self._explain(error, feed.batch_spec())
         except ValueError as error:
@@ -175,9 +178,6 @@ class Program:
             if "EnsureShape" in str(error):
                 self._explain(error, feed.batch_spec())
             raise
-        if not ran.steps:
-            raise StopIteration
-        return ran
 
     def _call_group(
         self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool
@@ -201,6 +201,8 @@ class Program:
         finally:
             self._counted += self.done
             feed.position += self.done
+        if not self.done:
+            raise StopIteration
         return collector.ran(self.done, ended)
 
     def _group(self, feed: Feed, window: Window, kind: tuple) -> Callable:

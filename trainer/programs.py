@@ -85,6 +85,7 @@ class Programs:
         model = self._algorithm.model
         made_by = (compile_mark(model), model.run_eagerly, choice.steps)
         if mode not in self._programs or self._programs[mode][0] != made_by:
+            known_inputs = self._algorithm.known_inputs
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),
@@ -92,7 +93,7 @@ class Programs:
                 run_eagerly=model.run_eagerly,
                 jit_compile=choice.steps,
                 results=self._algorithm.metric_results if self._returns_results(mode) else None,
-                explain=lambda error, batch: raise_clearer(error, self._inputs(mode), batch),
+                explain=lambda error, batch: raise_clearer(error, known_inputs(mode), batch),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
@@ -103,7 +104,7 @@ class Programs:
         step, name = getattr(self._algorithm, f"{mode}_step"), f"{mode}_step"
 
         def checked_step(batch: Any) -> Any:
-            batch = checks.shapes(self._inputs(mode), batch)
+            batch = checks.shapes(self._algorithm.known_inputs(mode), batch)
             if mode == "predict":
                 return step(batch)
             if mode == "train":
@@ -111,12 +112,6 @@ class Programs:
             return checks.logs(step(batch), name)
 
         return checked_step
-
-    def _inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        """Returns what the x of a batch has to be like, `None` where that is not known."""
-        model = self._algorithm.model
-        own = has_own_step(self._algorithm, mode) or overrides(model, f"{mode}_step")
-        return None if own else getattr(model, "inputs", None)
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""

@@ -116,8 +116,10 @@ def _obstacle_in(model: keras.Model) -> str:
 
 def _layers(model: keras.Model) -> Iterator[keras.Operation]:
     """Yields the layers of `model`, those of nested models too; nothing where code joins them."""
-    known = getattr(model, "operations", None) or (hasattr(model, "outputs") and model.layers)
-    for layer in known or ():
+    calling = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    if calling.__module__.partition(".")[0] != "keras":
+        return
+    for layer in getattr(model, "operations", None) or model.layers:
         if isinstance(layer, keras.Model):
             inner = list(_layers(layer))
             yield from inner or [layer]

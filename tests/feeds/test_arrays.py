@@ -16,6 +16,7 @@ import tensorflow as tf
 from tests.feeds.passes import assert_equal, in_batches, one_pass, rest_of, take
 from tests.models import assert_same, each, labels, numbers
 from trainer import CustomTrainer
+from trainer.feeds import Source
 from trainer.feeds.arrays import ArrayFeed, SparseRows
 from trainer.feeds.rows import row_order
 
@@ -77,16 +78,31 @@ KINDS = {
 }
 
 
+def batch_of(source: Source, step: tf.Tensor) -> Any:
+    """Returns batch `step` of a source, as a graph comes by it."""
+    seen = source.look(step, tf.constant(True))
+    with tf.control_dependencies([tf.debugging.Assert(source.has_batch(seen), [step])]):
+        return source.batch(seen)
+
+
+def batches_in(window: Any) -> list:
+    """Returns the batches of a window."""
+    steps = range(window.first, window.first + window.steps)
+    return [batch_of(window.source, tf.constant(step, tf.int64)) for step in steps]
+
+
 @pytest.mark.parametrize("batch_size", [8, 11], ids=["even", "odd"])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("make", "expected"), **each(KINDS))
 def test_a_graph_reads_the_same_batches(make, expected, shuffle, batch_size):
     feed = ArrayFeed((make(),), batch_size, shuffle, seed=3)
     feed.rewind(2)
-    read = tf.function(lambda source, step: source.take(step))
+    read = tf.function(batch_of)
     order = order_of(MOST, batch_size, shuffle, 3, 2)
+    window = feed.window(100)
+    assert (window.first, window.steps) == (0, feed.steps)
     for step, part in enumerate(in_batches(order, batch_size)):
-        (batch,) = read(feed.source, tf.constant(step, tf.int64))
+        (batch,) = read(window.source, tf.constant(step, tf.int64))
         rows = [expected[row] for row in part]
         assert_equal(batch, np.array(rows) if isinstance(expected, np.ndarray) else rows)
     assert read.experimental_get_tracing_count() == 1
@@ -106,7 +122,7 @@ def traced_shapes(source: Any) -> list:
 
     @tf.function
     def read(source, step):
-        batch = source.take(step)
+        batch = batch_of(source, step)
         shapes.extend(leaf.shape.as_list() for leaf in batch)
 
     read(source, tf.constant(0, tf.int64))
@@ -119,7 +135,9 @@ def test_the_batch_size_is_known_if_every_batch_is_full(rows, batch_size, shuffl
     feed = ArrayFeed((DENSE[:rows], tf.sparse.from_dense(SPARSE[:rows])), batch_size, shuffle, 0)
     feed.rewind(0)
     known = batch_size if rows % batch_size == 0 else None
-    assert traced_shapes(feed.source) == [[known, 3], [known, 3]]
+    assert traced_shapes(feed.window(1).source) == [[known, 3], [known, 3]]
+    spec = feed.window(1).source.spec()
+    assert [part.shape.as_list() for part in spec] == [[known, 3], [known, 3]]
 
 
 def shapes_seen_in_fit(fit: str, data: tuple, batch_size: int, shuffle: bool) -> tuple:
@@ -163,6 +181,68 @@ def test_the_spec_takes_every_batch_and_any_number_of_rows(batch_size):
     takes_any = tf.function(lambda batch: batch).get_concrete_function(feed.batch_spec())
     for batch in batches:
         takes_any(batch)
+
+
+# Windows
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_window_goes_on_at_the_position(shuffle):
+    feed = ArrayFeed((np.arange(MOST),), 11, shuffle, seed=5)
+    whole = one_pass(feed, 2)
+    feed.rewind(2)
+    for position in range(feed.steps):
+        feed.position = position
+        for k in (1, 2, 100):
+            window = feed.window(k)
+            assert window.steps == min(k, feed.steps - position)
+            assert_same(batches_in(window), whole[position : position + window.steps])
+    assert feed.is_in_graph
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "batch"])
+@pytest.mark.parametrize(("rows", "batch_size"), [(12, 4), (10, 4), (3, 4), (5, 1)])
+def test_a_full_window_has_full_batches_of_a_size_that_the_graph_knows(rows, batch_size, shuffle):
+    feed = ArrayFeed((DENSE[:rows], {"y": labels(rows, 2), "none": None}), batch_size, shuffle, 0)
+    whole = one_pass(feed, 1)
+    assert feed.full_steps == rows // batch_size
+    feed.rewind(1)
+    for position in range(feed.steps):
+        feed.position = position
+        for k in (1, 2, 100):
+            window = feed.full_window(k)
+            left = feed.full_steps - position
+            assert (window is None) == (left < 1)
+            if window is not None:
+                assert window.steps == min(k, left)
+                assert_same(batches_in(window), whole[position : position + window.steps])
+    if feed.full_steps:
+        feed.position = 0
+        graph = tf.function(batch_of).get_concrete_function(
+            feed.full_window(1).source, tf.TensorSpec((), tf.int64)
+        )
+        x, y = graph.structured_outputs
+        assert x.shape.as_list() == [batch_size, 3]
+        assert y["y"].shape.as_list() == [batch_size, 2]
+
+
+NOT_FULL = {"sparse": KINDS["sparse"][0], "ragged": KINDS["ragged"][0], "text": lambda: TEXT}
+TEXT = np.array([f"row {number}" for number in range(MOST)], object)
+
+
+@pytest.mark.parametrize("make", **each(NOT_FULL))
+def test_arrays_whose_batches_differ_in_shape_have_no_full_window(make):
+    feed = ArrayFeed((DENSE, make()), 8, False, 0)
+    feed.rewind(0)
+    assert (feed.full_steps, feed.full_window(3)) == (0, None)
+    assert feed.window(3).steps == 3
+
+
+def test_what_is_not_wanted_is_not_there():
+    source = ArrayFeed((DENSE,), 8, False, 0).window(1).source
+    for wanted in (False, True):
+        seen = source.look(tf.constant(0, tf.int64), tf.constant(wanted))
+        assert bool(source.has_batch(seen)) is wanted
 
 
 # SparseRows

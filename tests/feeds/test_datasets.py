@@ -128,20 +128,35 @@ def test_a_graph_takes_batches_and_finds_the_end():
 
     @tf.function
     def rows_in_next(source, wanted):
-        optional = source.take_if(wanted)
+        seen = source.look(tf.constant(0, tf.int64), wanted)
         return tf.cond(
-            optional.has_value(), lambda: tf.shape(optional.get_value()[0])[0], lambda: -1
+            source.has_batch(seen), lambda: tf.shape(source.batch(seen)[0])[0], lambda: -1
         )
 
+    source = feed.window(7).source
+    assert feed.window(7).steps == 7
     wanted, unwanted = tf.constant(True), tf.constant(False)
-    assert int(rows_in_next(feed.source, unwanted)) == -1
-    assert [int(rows_in_next(feed.source, wanted)) for _ in range(5)] == [4, 4, 2, -1, -1]
+    assert int(rows_in_next(source, unwanted)) == -1
+    assert [int(rows_in_next(source, wanted)) for _ in range(5)] == [4, 4, 2, -1, -1]
     feed.rewind(1)
-    take_one = tf.function(lambda source: source.take(tf.constant(0, tf.int64)))
+
+    @tf.function
+    def take_one(source):
+        return source.batch(source.look(tf.constant(0, tf.int64), tf.constant(True)))
+
     for expected in BATCHES:
-        assert_equal(take_one(feed.source), expected)
-    with pytest.raises(tf.errors.OutOfRangeError):
-        take_one(feed.source)
+        assert_equal(take_one(feed.window(1).source), expected)
+    with pytest.raises(tf.errors.InvalidArgumentError):  # nothing is there
+        take_one(feed.window(1).source)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_what_a_graph_reads_has_the_spec_of_a_batch_and_no_full_window(length):
+    feed = DatasetFeed(LENGTHS[length][0]())
+    feed.rewind(0)
+    assert feed.is_in_graph
+    assert feed.window(1).source.spec() == feed.batch_spec()
+    assert (feed.full_steps, feed.full_window(3)) == (0, None)
 
 
 # Class weights

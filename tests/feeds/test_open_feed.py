@@ -20,7 +20,7 @@ from trainer.feeds import Feed, open_feed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed
 from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed
-from trainer.feeds.memmaps import MemmapFeed
+from trainer.feeds.streamed import StreamedFeed
 
 ROWS = 10
 X, Y, W = numbers(ROWS, 2), labels(ROWS), np.abs(numbers(ROWS, seed=1))
@@ -184,15 +184,48 @@ MAPPED = {
 @pytest.mark.parametrize("make", **each(MAPPED))
 def test_arrays_on_disk(make, tmp_path):
     with opened(*make(tmp_path)) as feed:
-        assert type(feed) is MemmapFeed
+        assert type(feed) is StreamedFeed
 
 
 def test_a_copy_of_an_array_on_disk_is_in_memory(tmp_path):
     with opened(memmap(tmp_path) + 1) as feed:
-        assert type(feed) in (ArrayFeed, MemmapFeed)  # `+` gives a memmap without a file
+        assert type(feed) in (ArrayFeed, StreamedFeed)  # `+` gives a memmap without a file
         assert_equal(one_pass(feed), [X + 1])
     with opened(np.array(memmap(tmp_path, "other"))) as feed:
         assert type(feed) is ArrayFeed
+
+
+BUDGETS = {  # X has 80 bytes, Y has 80
+    "more": ((X, Y), 161, ArrayFeed),
+    "just enough": ((X, Y), 160, ArrayFeed),
+    "less": ((X, Y), 159, StreamedFeed),
+    "none": ((X,), 0, StreamedFeed),
+    "in a structure": (({"a": X, "b": [X]}, Y), 200, StreamedFeed),
+    "weights": ((X, Y, W), 199, StreamedFeed),
+    "a frame": ((pd.DataFrame(X), Y), 100, StreamedFeed),
+    "what is there already": ((tf.constant(X), tf.constant(Y)), 0, ArrayFeed),
+    "tensors beside": ((tf.constant(X), Y), 80, ArrayFeed),
+    "sparse": ((tf.sparse.from_dense(X), tf.constant(Y)), 0, ArrayFeed),
+    "ragged": ((tf.ragged.constant([[1]] * ROWS), tf.constant(Y)), 0, ArrayFeed),
+}
+
+
+@pytest.mark.parametrize(("data", "budget", "kind"), **each(BUDGETS))
+def test_arrays_that_are_too_large_are_streamed(data, budget, kind):
+    with opened(*data, batch_size=4, budget=budget) as feed:
+        assert type(feed) is kind
+        assert len(one_pass(feed)) == feed.steps == 3
+
+
+def test_without_a_budget_a_cpu_holds_arrays_of_16_mb_as_a_whole():
+    for rows, kind in ((2**22, ArrayFeed), (2**22 + 1, StreamedFeed)):
+        with opened(np.zeros(rows, "float32"), batch_size=2**20) as feed:
+            assert type(feed) is kind
+
+
+def test_a_dataset_has_no_budget():
+    with opened(dataset(), budget=0) as feed:
+        assert type(feed) is DatasetFeed
 
 
 @pytest.mark.parametrize("make", [lambda: (X, Y), lambda: (Halves(),)], ids=["arrays", "PyDataset"])
@@ -237,7 +270,7 @@ def test_class_weight(make):
 
 def test_class_weight_of_a_memmap(tmp_path):
     with opened(memmap(tmp_path), Y, class_weight=CLASS_WEIGHT) as feed:
-        assert type(feed) is MemmapFeed
+        assert type(feed) is StreamedFeed
         assert_equal(one_pass(feed), [(X, Y, WEIGHED)])
 
 

@@ -33,8 +33,7 @@ __all__ = [
 
 tree = keras.tree
 
-# A CPU reads arrays where they are: to copy larger ones as a whole takes longer than bit by bit.
-_SMALL = 2**24
+_COPY_ON_CPU = 2**24  # bytes; a CPU reads larger arrays faster where they are
 
 
 def open_feed(
@@ -63,8 +62,8 @@ def open_feed(
         shuffle: as `fit` takes it.
         class_weight: as `fit` takes it.
         seed: seed of the order of arrays and of `keras.utils.PyDataset`.
-        budget: bytes of arrays that the device may hold as a whole; larger ones are streamed. A
-            quarter of the free memory where it is `None`.
+        budget: bytes of arrays that a copy on the device may take; larger ones are read in chunks.
+            Where it is `None`, a quarter of the free memory on an accelerator, 16 MiB on a CPU.
         strategy: splits each batch among its replicas.
 
     Raises:
@@ -125,7 +124,7 @@ def _is_kept_whole(data: Any, budget: int | None) -> bool:
     if any(map(is_on_disk, arrays)) or (budget is not None and size > budget):
         return False
     if not tf.config.list_logical_devices("GPU"):
-        return size <= _SMALL
+        return size <= _COPY_ON_CPU
     return size <= free_bytes() // 4
 
 

@@ -87,10 +87,6 @@ class Feed(abc.ABC):
     def batch_spec(self) -> Any:
         """Returns the `tf.TypeSpec` of a batch, open where the number of rows may vary."""
 
-    def restart(self) -> None:
-        """Starts the pass again; for one of whose batches no use was made."""
-        self._start_pass(self._pass_of)
-
     def window(self, k: int) -> Window:
         """Returns a source that has the next batches, up to `k`; where `is_in_graph`."""
         raise NotImplementedError
