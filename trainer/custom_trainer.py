@@ -284,8 +284,7 @@ class CustomTrainer(Algorithm):
         data = (x, None, None)
         opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
-            outputs = loop.predict(self.model, self._run("predict", feed, hooks, steps))
-        return concatenated(outputs)
+            return loop.predict(self.model, self._run("predict", feed, hooks, steps))
 
     @checks.known_arguments
     def train_on_batch(

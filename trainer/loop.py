@@ -20,6 +20,7 @@ from trainer.collecting import Ran
 from trainer.errors import add_note, placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, python_logs
+from trainer.outputs import collected
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.watching import Mode
@@ -135,14 +136,19 @@ def _evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
     return None if logs is None else results
 
 
-def predict(model: keras.Model, run: Run) -> list[Any]:
-    """Returns the outputs of the steps of a pass through the feed, those of a group or of one."""
+def predict(model: keras.Model, run: Run) -> Any:
+    """Returns the outputs of a pass through the feed, those of all steps behind one another.
+
+    Raises:
+        ValueError: the feed had no batch.
+    """
     model.stop_predicting = False
     run.hooks.begin("predict")
     passed = _pass(run, lambda: model.stop_predicting)
-    outputs = list(itertools.chain.from_iterable(ran.outputs for ran in passed))
+    parts = itertools.chain.from_iterable(ran.outputs for ran in passed)
+    outputs = collected(parts, run.feed.rows)
     run.hooks.end("predict")
-    if not outputs:
+    if outputs is None:
         raise ValueError(_NO_BATCH)
     return outputs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -24,6 +26,38 @@ def concatenated(batches: list[Any]) -> Any:
     flat = [tree.flatten(batch) for batch in batches]
     joined = [_join(list(parts)) for parts in zip(*flat, strict=True)]
     return tree.pack_sequence_as(batches[0], joined)
+
+
+def collected(parts: Iterator[Any], rows: int | None) -> Any | None:
+    """Returns the outputs in `parts` behind one another, as `concatenated` does.
+
+    Args:
+        parts: the outputs of each batch, or of several behind one another.
+        rows: how many rows there will be at most, `None` where that is open. Where it is known, and
+            outputs have rows, they are written to one array as they come, and are not held twice.
+
+    Returns:
+        As `concatenated`; `None` if there was no part.
+    """
+    first = next(parts, None)
+    if first is None:
+        return None
+    leaves = tree.flatten(first)
+    if rows is None or not all(isinstance(leaf, tf.Tensor) and leaf.shape.rank for leaf in leaves):
+        return concatenated([first, *parts])
+    arrays = [np.empty((rows, *leaf.shape[1:]), leaf.dtype.as_numpy_dtype) for leaf in leaves]
+    filled = 0
+    for part in itertools.chain([first], parts):
+        leaves = tree.flatten(part)
+        count = len(leaves[0])
+        places = [array[filled : filled + count] for array in arrays]
+        if any(place.shape != leaf.shape for place, leaf in zip(places, leaves, strict=True)):
+            before = tree.pack_sequence_as(first, [array[:filled] for array in arrays])
+            return concatenated([before, part, *parts])
+        for place, leaf in zip(places, leaves, strict=True):
+            place[...] = leaf.numpy()
+        filled += count
+    return tree.pack_sequence_as(first, [array[:filled] for array in arrays])
 
 
 def joined(batches: list[Any]) -> Any:

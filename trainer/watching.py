@@ -90,8 +90,8 @@ class Watch:
 
     @property
     def reads_each(self) -> bool:
-        """Whether a callback reads the logs of each step."""
-        return any(watcher.kind == "log" and watcher.ends for watcher in self.watchers)
+        """Whether a callback is told of each step after the group."""
+        return any(watcher.kind == "log" for watcher in self.watchers)
 
     def reach(self, step: int, most: int) -> int:
         """Returns how many steps from `step` on may run in one call, up to `most`."""

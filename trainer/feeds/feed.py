@@ -55,6 +55,7 @@ class Feed(abc.ABC):
 
     Attributes:
         steps: batches in a pass, or `None` where that is not known.
+        rows: rows in a pass, or `None` where that is not known.
         infinite: whether a pass is known never to end.
         position: batches taken from the current pass.
         exhausted: whether the pass was found to have no further batch.
@@ -63,6 +64,7 @@ class Feed(abc.ABC):
     """
 
     steps: int | None = None
+    rows: int | None = None
     infinite: bool = False
     position: int = 0
     exhausted: bool = False
