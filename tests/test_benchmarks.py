@@ -189,7 +189,7 @@ def test_sides_are_measured_in_turn(warm, first):
 @pytest.mark.parametrize("loop", ["by step", "ahead", "graph", "XLA steps"])
 def test_the_loops_by_hand_do_what_fit_does(loop):
     x, y = networks.data(200, 20)  # three batches of 64, and eight rows
-    model, network = networks.compiled_mlp(20), networks.mlp(20)
+    model, network = networks.compiled(networks.mlp(20)), networks.mlp(20)
     network.set_weights(model.get_weights())
     if loop in ("by step", "ahead"):
         by_hand = ArrayLoop(network, x, y, 64, shuffle=False, gather_ahead=loop == "ahead")

@@ -37,7 +37,7 @@ def epoch():
         "XLA, gathered ahead": ArrayLoop(networks.mlp(), x, y, BATCH_SIZE, gather_ahead=True),
     }
     return both(
-        networks.compiled_mlp,
+        networks.mlp,
         lambda side: side.fit(x, y, batch_size=BATCH_SIZE, verbose=0),
     )._replace(by_hand={name: always(loop.epoch) for name, loop in by_hand.items()})
 
@@ -70,14 +70,14 @@ def with_callbacks():
             ],
         )
 
-    return both(networks.compiled_mlp, fit, callbacks)
+    return both(networks.mlp, fit, callbacks)
 
 
 def reading_logs():
     """Returns an epoch with a callback that reads the logs of each step, and says so."""
     x, y = networks.mnist()
     return both(
-        networks.compiled_mlp,
+        networks.mlp,
         lambda side, callback: side.fit(
             x, y, batch_size=BATCH_SIZE, verbose=0, callbacks=[callback]
         ),

@@ -17,11 +17,11 @@ def fit_of_new_model(rows):
         fit = {"x": x, "y": y, "batch_size": 64, "verbose": 0}
 
         def keras():
-            model = networks.compiled_mlp()
+            model = networks.compiled(networks.mlp())
             return lambda: model.fit(**fit)
 
         def trainer():
-            model = networks.compiled_mlp()
+            model = networks.compiled(networks.mlp())
             return lambda: CustomTrainer(model).fit(**fit)
 
         return Sides(keras, trainer)

@@ -65,7 +65,7 @@ def epoch():
         "one graph, steps XLA": DatasetLoop(networks.mlp(), dataset, jit_compile=True),
         "one graph, autotuning off": DatasetLoop(networks.mlp(), untuned(dataset), False),
     }
-    return both(networks.compiled_mlp, lambda side: side.fit(dataset, verbose=0))._replace(
+    return both(networks.mlp, lambda side: side.fit(dataset, verbose=0))._replace(
         by_hand={name: always(loop.epoch) for name, loop in by_hand.items()}
     )
 
@@ -74,7 +74,7 @@ def unknown_callback():
     """Returns an epoch of tf.data with a callback that sees each step."""
     dataset = shuffled()
     return both(
-        networks.compiled_mlp,
+        networks.mlp,
         lambda side, callback: side.fit(dataset, verbose=0, callbacks=[callback]),
         lambda: (Losses(),),
     )
@@ -83,7 +83,7 @@ def unknown_callback():
 def py_dataset():
     """Returns an epoch of a `PyDataset`."""
     slices = Slices(*networks.mnist())
-    return both(networks.compiled_mlp, lambda side: side.fit(slices, verbose=0))
+    return both(networks.mlp, lambda side: side.fit(slices, verbose=0))
 
 
 def generator():
@@ -94,7 +94,7 @@ def generator():
         return ((slices[n % len(slices)] for n in itertools.count()),)
 
     return both(
-        networks.compiled_mlp,
+        networks.mlp,
         lambda side, batches: side.fit(batches, steps_per_epoch=len(slices), verbose=0),
         batches,
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from trainer import CustomTrainer
+from benchmarks import networks
 
 # Makes ready what a call needs, which is not measured, and returns the call.
 Prepare = Callable[[], Callable[[], Any]]
@@ -34,7 +34,7 @@ def both(network, run, prepare=tuple):
     """Returns the `Sides` of one call that a model and a trainer have alike.
 
     Args:
-        network: makes a compiled model; it is called for each side.
+        network: makes a model; it is called for each side, and compiled with the defaults.
         run: what to measure, a function of the model, or of the trainer, and what `prepare` made.
         prepare: makes, anew for each call and unmeasured, a tuple of what the call needs.
     """
@@ -46,7 +46,7 @@ def both(network, run, prepare=tuple):
 
         return ready
 
-    return Sides(side(network()), side(CustomTrainer(network())))
+    return Sides(side(networks.compiled(network())), side(networks.with_trainer(network())))
 
 
 def always(function, *arguments, **keywords):

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from trainer import CustomTrainer
+
 CLASSES = 10
 MNIST_ROWS, MNIST_HELD_OUT = 50_000, 10_000
 PIXELS = 784
@@ -54,19 +56,24 @@ def transformer():
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
+def compile_arguments():
+    """Returns what the guide's network is compiled with, made anew."""
+    return {
+        "optimizer": keras.optimizers.SGD(),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    }
+
+
 def compiled(network):
     """Returns `network`, compiled as the guide's is."""
-    network.compile(
-        optimizer=keras.optimizers.SGD(),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
+    network.compile(**compile_arguments())
     return network
 
 
-def compiled_mlp(inputs=PIXELS):
-    """Returns the guide's network, compiled."""
-    return compiled(mlp(inputs))
+def with_trainer(network):
+    """Returns a trainer that has compiled `network` as the guide's is."""
+    return CustomTrainer(network, **compile_arguments())
 
 
 @functools.lru_cache(maxsize=2)

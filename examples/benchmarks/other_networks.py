@@ -13,17 +13,14 @@ BATCH_SIZE = 64
 def on_arrays(network, rows, shape):
     """Returns the sides of an epoch of arrays."""
     x, y = networks.data(rows, *shape)
-    return both(
-        lambda: networks.compiled(network()),
-        lambda side: side.fit(x, y, batch_size=BATCH_SIZE, verbose=0),
-    )
+    return both(network, lambda side: side.fit(x, y, batch_size=BATCH_SIZE, verbose=0))
 
 
 def on_datasets(network, rows, shape):
     """Returns the sides of an epoch of tf.data."""
     arrays = networks.data(rows, *shape)
     dataset = tf.data.Dataset.from_tensor_slices(arrays).shuffle(1024).batch(BATCH_SIZE)
-    return both(lambda: networks.compiled(network()), lambda side: side.fit(dataset, verbose=0))
+    return both(network, lambda side: side.fit(dataset, verbose=0))
 
 
 # Name, what it is, network, rows for about a second an epoch, shape of a row.

@@ -34,7 +34,7 @@ def main():
     x = np.empty((rows, FEATURES), "float32")
     draws.random(dtype="float32", out=x)
     y = draws.integers(0, networks.CLASSES, rows, dtype="int32")
-    model = networks.compiled_mlp(FEATURES)
+    model = networks.compiled(networks.mlp(FEATURES))
     subject = model if side == "keras" else CustomTrainer(model)
     subject.fit(x, y, batch_size=1024, verbose=0)
     print(peak())

@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.measuring import Line, Measured, alternately, always
-from trainer import CustomTrainer
 
 FEATURES = 32
 BATCH_SIZE = 64
@@ -48,10 +47,11 @@ class Sizes:
             sides = {}
             for rows, (x, y) in data.items():
                 fit = {"batch_size": BATCH_SIZE, "epochs": self._epochs(rows), "verbose": 0}
-                model, other = (networks.compiled_mlp(FEATURES) for _ in range(2))
-                sides["trainer", rows] = always(CustomTrainer(model).fit, x, y, **fit)
+                trainer = networks.with_trainer(networks.mlp(FEATURES))
+                sides["trainer", rows] = always(trainer.fit, x, y, **fit)
                 if rows <= WITH_KERAS:
-                    sides["keras", rows] = always(other.fit, x, y, **fit)
+                    model = networks.compiled(networks.mlp(FEATURES))
+                    sides["keras", rows] = always(model.fit, x, y, **fit)
             measured = alternately(sides, rounds)
         costs = {
             (side, rows): [1e6 * value / self._steps(rows) for value in values]
