@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tests.models import assert_same, each, labels, numbers
 from trainer import CustomTrainer
-from trainer.outputs import concatenated, joined
+from trainer.outputs import collected, concatenated, joined
 
 ROWS, BATCH = 10, 4  # batches of 4, 4 and 2
 X = numbers(ROWS, 3)
@@ -231,3 +231,45 @@ def test_groups_change_no_prediction(name, group):
         for k in (1, group)
     )
     assert_same(grouped, one)
+
+
+# Collected as they come
+
+
+def parts_of(array: np.ndarray, sizes: list[int]) -> list[dict[str, tf.Tensor]]:
+    stops = np.cumsum(sizes)
+    slices = [array[stop - size : stop] for size, stop in zip(sizes, stops, strict=True)]
+    return [{"a": tf.constant(part), "b": [tf.constant(part[:, 0])]} for part in slices]
+
+
+@hypothesis.given(
+    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6), more=st.sampled_from([None, 0, 3])
+)
+def test_parts_are_collected_as_if_concatenated(sizes, more):
+    rows = None if more is None else sum(sizes) + more  # predict may stop before all rows
+    parts = parts_of(numbers(sum(sizes) or 1, 3), sizes)
+    assert_same(collected(iter(parts), rows), concatenated(parts))
+
+
+@pytest.mark.parametrize("rows", [None, 2, 6, 9])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [tf.ones((2, 3)), tf.ones((5, 3))],
+        [tf.ones((2, 3)), tf.ones((2, 5))],
+        [tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.ragged.constant([[4.0]])],
+        [tf.constant(1.0), tf.constant(2.0)],
+    ],
+    ids=["more rows than told", "other columns", "ragged", "scalars"],
+)
+def test_parts_that_do_not_fit_one_array_are_concatenated(others, rows):
+    def as_list(outputs: Any) -> Any:
+        return outputs.to_list() if isinstance(outputs, tf.RaggedTensor) else outputs.tolist()
+
+    ours, known = collected(iter(others), rows), concatenated(others)
+    assert type(ours) is type(known)
+    assert as_list(ours) == as_list(known)
+
+
+def test_nothing_to_collect():
+    assert collected(iter([]), 3) is None
