@@ -64,3 +64,77 @@ def test_ctrl_c_keeps_whole_steps(group):
     past_first_epoch, uncounted, same, goes_on = printed.split()
     assert past_first_epoch == same == goes_on == "True"
     assert int(uncounted) in (0, group)
+
+
+LONG_EPOCH = """
+import sys, time
+import keras, numpy as np, tensorflow as tf
+from trainer import CustomTrainer
+
+rows = np.random.default_rng(0).random((6_000_000, 2), dtype="float32")
+
+class Ready(keras.callbacks.Callback):
+    batch_hooks = "show"
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.shown_at, self.longest, self.told = 0, 0, False
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.longest = max(self.longest, batch - self.shown_at)
+        self.shown_at = batch
+        if time.monotonic() - self.began > 1.5 and not self.told:
+            self.told = True
+            print(self.longest, flush=True)
+
+trainers = {}
+for kind in sys.stdin:
+    kind = kind.strip()
+    if kind not in trainers:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        trainers[kind] = CustomTrainer(model, optimizer="sgd", loss="mse", jit_compile=False)
+    trainer = trainers[kind]
+    if kind == "arrays":
+        given = {"x": rows, "y": rows[:, :1], "batch_size": 1}
+    else:
+        given = {"x": tf.data.Dataset.from_tensors((rows[:1], rows[:1, :1])).repeat()}
+        given["steps_per_epoch"] = 10**8
+    before = trainer.step
+    try:
+        trainer.fit(**given, shuffle=False, verbose=0, callbacks=[Ready()])
+        print("was not interrupted", flush=True)
+    except KeyboardInterrupt:
+        print(time.time(), trainer.step, int(trainer.optimizer.iterations), flush=True)
+"""
+
+
+def test_ctrl_c_is_answered_soon():
+    """Groups are long by then, but not in seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_EPOCH],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def seconds_to_answer(kind: str) -> float:
+        print(kind, file=process.stdin, flush=True)
+        longest = int(process.stdout.readline())
+        assert longest > 100, "groups are short"
+        time.sleep(0.25)
+        sent = time.time()
+        process.send_signal(signal.SIGINT)
+        answered, step, iterations = process.stdout.readline().split()
+        assert int(step) == int(iterations) > longest
+        return float(answered) - sent
+
+    try:
+        for kind in ("arrays", "tf.data"):
+            seconds = []
+            while not seconds or (seconds[-1] >= 0.5 and len(seconds) < 3):  # on a busy machine
+                seconds.append(seconds_to_answer(kind))
+            assert seconds[-1] < 0.5, f"{kind}: {seconds}"
+    finally:
+        process.kill()
+        process.communicate()

@@ -884,3 +884,13 @@ def test_two_networks_in_mixed_precision_are_a_hand_written_loop() -> None:
     assert_same_values(our_decoder, decoder)
     assert_same_values(trainer.encoder_optimizer, encoder_optimizer)
     assert_same_values(trainer.decoder_optimizer, decoder_optimizer)
+
+
+@pytest.mark.parametrize("rows", [40, 48], ids=["odd last batch", "even"])
+def test_the_shapes_of_an_earlier_fit_change_no_number(rows: int) -> None:
+    twins = untrained(lambda: compiled(mlp(layers.BatchNormalization()), optimizers.SGD(0.01)))
+    x, y = numbers(rows, 4), numbers(rows, 1, seed=1)
+    for batch_size in (16, 2, 8):
+        how = {"batch_size": batch_size, "shuffle": False, "verbose": 0}
+        theirs = twins.theirs.fit(x, y, **how).history
+        assert_same(twins.trainer.fit(x, y, **how).history, theirs)

@@ -146,9 +146,29 @@ class Program:
         self._jit_compile = jit_compile
         self._groups: dict[tuple, Callable] = {}
         self._known.clear()
-        self._step = self._replicated_step
-        if not self._run_eagerly:
-            self._step = tf.function(self._step, jit_compile=jit_compile, reduce_retracing=True)
+        self._steps_by_rows: dict[tuple, Callable] = {}
+        self._step = self._compiled_step()
+
+    def _compiled_step(self) -> Callable:
+        if self._run_eagerly:
+            return self._replicated_step
+        return tf.function(
+            self._replicated_step, jit_compile=self._jit_compile, reduce_retracing=True
+        )
+
+    def _step_for(self, batch_spec: Any) -> Callable:
+        """Returns the compiled step for batches of `batch_spec`.
+
+        Where the numbers of rows are known it is one of its own for these: a trace that other data
+        left open computes with other bits.
+        """
+        shapes = [getattr(leaf, "shape", None) for leaf in tf.nest.flatten(batch_spec)]
+        rows = tuple(shape[0] for shape in shapes if shape is not None and shape.rank)
+        if None in rows or not rows:
+            return self._step
+        if rows not in self._steps_by_rows:
+            self._steps_by_rows[rows] = self._compiled_step()
+        return self._steps_by_rows[rows]
 
     def _gives_up_xla(self, error: tf.errors.OpError) -> bool:
         """Does without XLA from here on, if `error` says that it cannot compile the step."""
@@ -235,10 +255,11 @@ class Program:
         k: tf.Tensor,
     ) -> tuple[tf.Tensor, Any]:
         """Takes steps while there are batches, up to `k`; returns how many, and what to keep."""
+        compiled_step = self._step_for(source.spec())
         spec = self._outputs_of(source.spec())
 
         def step(done: tf.Tensor, seen: Any, collected: Any) -> tuple:
-            outputs = self._step(source.batch(seen))
+            outputs = compiled_step(source.batch(seen))
             collected = collector.add(collected, outputs)
             done += 1
             wanted = done < k if until is None else (done < k) & ~until(outputs)
@@ -269,7 +290,7 @@ class Program:
         return outputs
 
     def _outputs_of(self, batch_spec: Any) -> Any:
-        return self._step.get_concrete_function(batch_spec).structured_outputs
+        return self._step_for(batch_spec).get_concrete_function(batch_spec).structured_outputs
 
 
 class PredictProgram(Program):
