@@ -207,7 +207,9 @@ class Program:
         under_xla = window is not None
         collector = self._collector(each, under_xla)
         window = window or feed.window(k)
-        group = self._group(feed, window, (collector, until, under_xla))
+        # A loop costs a new trace, and a little each time: arrays of one batch do without.
+        alone = not under_xla and feed.rows is not None and feed.steps == 1
+        group = self._group(feed, window, (collector, until, under_xla, alone))
         try:
             done, ended = group(
                 window.source,
@@ -227,10 +229,12 @@ class Program:
 
     def _group(self, feed: Feed, window: Window, kind: tuple) -> Callable:
         """Returns the compiled function of several steps on batches of `window`."""
-        collector, until, under_xla = kind
+        collector, until, under_xla, alone = kind
         if kind not in self._groups:
             self._groups[kind] = tf.function(
-                functools.partial(self._steps, collector, until),
+                functools.partial(self._only_step, collector)
+                if alone
+                else functools.partial(self._steps, collector, until),
                 jit_compile=under_xla,
                 reduce_retracing=True,
             )
@@ -244,6 +248,18 @@ class Program:
             group = self._groups[kind]
             known[place] = group.get_concrete_function(window.source, _NUMBER, _NUMBER)
         return known[place]
+
+    @_graph_as_written
+    def _only_step(
+        self, collector: Collector, source: Source, first: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        """Takes one step, on a batch that is there; returns as `_steps`."""
+        spec = source.spec()
+        outputs = self._step_for(spec)(source.batch(source.look(first, tf.constant(True))))
+        with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
+            self._counter.assign_add(1)
+            collected = collector.add(collector.start(self._outputs_of(spec)), outputs)
+            return tf.ones_like(k), collector.end(collected)
 
     @_graph_as_written
     def _steps(
