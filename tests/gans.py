@@ -126,7 +126,7 @@ def conditional_gan() -> GANTrainer:
 
 def untrained(build: Callable[[], GANTrainer] = gan) -> GANTrainer:
     """Returns what `build` makes, the same object for all tests, so that it is traced once."""
-    made, values = _made_and_values(build)
+    made, values = made_and_values(build)
     made.reset_metrics()
     made.model.progress.step = made.model.progress.epoch = 0
     for variable, value in values:
@@ -135,7 +135,7 @@ def untrained(build: Callable[[], GANTrainer] = gan) -> GANTrainer:
 
 
 @functools.cache
-def _made_and_values(build: Callable[[], GANTrainer]) -> tuple[GANTrainer, list[tuple]]:
+def made_and_values(build: Callable[[], GANTrainer]) -> tuple[GANTrainer, list[tuple]]:
     made = build()
     return made, [(variable, variable.numpy()) for variable in variables_of(made.model)]
 

@@ -91,7 +91,7 @@ def untrained(build: Callable[[], keras.Model]) -> Twins:
     Args:
         build: makes a compiled model whose weights exist at once; a function of a module.
     """
-    twins, values = _twins_and_values(build)
+    twins, values = twins_and_values(build)
     twins.theirs.reset_metrics()
     twins.ours.reset_metrics()
     for variable, value in values:
@@ -100,7 +100,7 @@ def untrained(build: Callable[[], keras.Model]) -> Twins:
 
 
 @functools.cache
-def _twins_and_values(build: Callable[[], keras.Model]) -> tuple[Twins, list[tuple]]:
+def twins_and_values(build: Callable[[], keras.Model]) -> tuple[Twins, list[tuple]]:
     twins = Twins(build)
     for model in (twins.theirs, twins.ours):
         model.optimizer.build(model.trainable_variables)

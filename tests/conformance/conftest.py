@@ -8,6 +8,7 @@ import functools
 import keras
 import pytest
 
+from tests import gans, models
 from trainer import CustomTrainer
 
 ROUTED = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
@@ -42,3 +43,15 @@ def routes(monkeypatch):
         owner = next(parent for parent in keras.Model.__mro__ if name in vars(parent))
         monkeypatch.setattr(owner, name, routes.route(name))
     return routes
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_model_for_other_tests():
+    """Drops the models that other tests share.
+
+    A test of Keras's, of `SwapEMAWeights` on two devices, starts TensorFlow anew in its process;
+    to assign to a variable that was made before then changes nothing.
+    """
+    yield
+    gans.made_and_values.cache_clear()
+    models.twins_and_values.cache_clear()
