@@ -202,6 +202,12 @@ def overrides(model: keras.Model, method: str) -> bool:
     return function is not getattr(keras.Model, method)
 
 
+def calls_as_built(model: keras.Model) -> bool:
+    """Returns whether Keras's own code joins the layers of `model`, as `Sequential` does."""
+    calling = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return calling.__module__.partition(".")[0] == "keras"
+
+
 def has_own_step(algorithm: Algorithm, mode: str) -> bool:
     """Returns whether a subclass overrides the step of `mode`: "train", "test" or "predict"."""
     return getattr(type(algorithm), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")

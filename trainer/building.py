@@ -9,16 +9,17 @@ import keras
 import tensorflow as tf
 
 
-def build_state(model: keras.Model, step: Callable[[Any], Any], batch_spec: Any) -> None:
+def build_state(model: keras.Model, function: Callable[..., Any], *specs: Any) -> None:
     """Makes the variables of `model`, its losses, metrics and optimizer, without running anything.
 
     Args:
         model: the model; what is built already stays.
-        step: a step that calls the model, its loss and its metrics.
-        batch_spec: structure of `tf.TypeSpec`, the batch that `step` takes.
+        function: makes the variables of all but the optimizer, called with symbols: a step, or
+            what remains of one where the model has its variables already.
+        specs: structures of `tf.TypeSpec`, the arguments of `function`.
     """
     with model.distribute_strategy.scope():
-        _Symbolically(step).compute_output_spec(keras.tree.map_structure(_symbol, batch_spec))
+        _Symbolically(function).compute_output_spec(*keras.tree.map_structure(_symbol, specs))
         optimizer = getattr(model, "optimizer", None)
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
@@ -27,12 +28,12 @@ def build_state(model: keras.Model, step: Callable[[Any], Any], batch_spec: Any)
 class _Symbolically(keras.Operation):
     """Runs a function on symbols only."""
 
-    def __init__(self, function: Callable[[Any], Any]):
+    def __init__(self, function: Callable[..., Any]):
         super().__init__()
         self._function = function
 
-    def call(self, batch: Any) -> None:
-        self._function(batch)
+    def call(self, *arguments: Any) -> None:
+        self._function(*arguments)
 
 
 def _symbol(spec: tf.TypeSpec | None) -> keras.KerasTensor | None:

@@ -122,15 +122,22 @@ class Program:
         if self._run_eagerly or not feed.is_in_graph or tries_xla:
             outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
+        if feed.rows is not None and feed.steps == 1 and not under_xla:
+            outputs = self._run_only_batch(feed)
+            return Ran(1, outputs, stacked([outputs]) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
+        return self._run_step(lambda: self._step, batch)
+
+    def _run_step(self, step: Callable[[], Callable], batch: Batch) -> Any:
+        """Returns the outputs of what `step` returns, asked again once XLA is given up."""
         try:
-            outputs = self._step(batch)
+            outputs = step()(batch)
         except tf.errors.OpError as error:
             if self._gives_up_xla(error):
-                return self.run_on_batch(batch)
+                return self._run_step(step, batch)
             self._explain(error, batch)
         self._xla_works = self._jit_compile
         return outputs
@@ -147,6 +154,7 @@ class Program:
         self._groups: dict[tuple, Callable] = {}
         self._known.clear()
         self._steps_by_rows: dict[tuple, Callable] = {}
+        self._traces: dict[tuple, Callable] = {}
         self._step = self._compiled_step()
 
     def _compiled_step(self) -> Callable:
@@ -207,9 +215,7 @@ class Program:
         under_xla = window is not None
         collector = self._collector(each, under_xla)
         window = window or feed.window(k)
-        # A loop costs a new trace, and a little each time: arrays of one batch do without.
-        alone = not under_xla and feed.rows is not None and feed.steps == 1
-        group = self._group(feed, window, (collector, until, under_xla, alone))
+        group = self._group(feed, window, (collector, until, under_xla))
         try:
             done, ended = group(
                 window.source,
@@ -229,12 +235,10 @@ class Program:
 
     def _group(self, feed: Feed, window: Window, kind: tuple) -> Callable:
         """Returns the compiled function of several steps on batches of `window`."""
-        collector, until, under_xla, alone = kind
+        collector, until, under_xla = kind
         if kind not in self._groups:
             self._groups[kind] = tf.function(
-                functools.partial(self._only_step, collector)
-                if alone
-                else functools.partial(self._steps, collector, until),
+                functools.partial(self._steps, collector, until),
                 jit_compile=under_xla,
                 reduce_retracing=True,
             )
@@ -248,18 +252,6 @@ class Program:
             group = self._groups[kind]
             known[place] = group.get_concrete_function(window.source, _NUMBER, _NUMBER)
         return known[place]
-
-    @_graph_as_written
-    def _only_step(
-        self, collector: Collector, source: Source, first: tf.Tensor, k: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Takes one step, on a batch that is there; returns as `_steps`."""
-        spec = source.spec()
-        outputs = self._step_for(spec)(source.batch(source.look(first, tf.constant(True))))
-        with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
-            self._counter.assign_add(1)
-            collected = collector.add(collector.start(self._outputs_of(spec)), outputs)
-            return tf.ones_like(k), collector.end(collected)
 
     @_graph_as_written
     def _steps(
@@ -291,6 +283,13 @@ class Program:
         )
         return done, collector.end(collected)
 
+    def _run_only_batch(self, feed: Feed) -> Any:
+        """Returns the outputs of a step on the one batch of arrays: a loop would cost a trace."""
+        spec = feed.window(1).source.spec()
+        outputs = self._run_step(lambda: self._trace(spec), feed.next())
+        self.done = 1
+        return outputs
+
     def _run_from_python(self, feed: Feed, k: int, until: Until | None = None) -> list[Any]:
         """Returns the outputs of each step."""
         outputs = []
@@ -306,7 +305,14 @@ class Program:
         return outputs
 
     def _outputs_of(self, batch_spec: Any) -> Any:
-        return self._step_for(batch_spec).get_concrete_function(batch_spec).structured_outputs
+        return self._trace(batch_spec).structured_outputs
+
+    def _trace(self, batch_spec: Any) -> Callable:
+        """Returns the step's trace for batches of `batch_spec`; TensorFlow takes longer to find it."""
+        key = tuple(keras.tree.flatten_with_path(batch_spec))
+        if key not in self._traces:
+            self._traces[key] = self._step_for(batch_spec).get_concrete_function(batch_spec)
+        return self._traces[key]
 
 
 class PredictProgram(Program):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from trainer import checks, xla
-from trainer.algorithm import Algorithm, has_own_step, overrides
+from trainer.algorithm import Algorithm, calls_as_built, has_own_step, overrides
 from trainer.building import build_state
 from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
@@ -60,7 +61,7 @@ class Programs:
         """Makes the variables that a step of several replicas cannot make."""
         if self._algorithm.model.distribute_strategy.num_replicas_in_sync > 1:
             feed.rewind(epoch)
-            self._build(feed)
+            self._build(self._algorithm.test_step, feed.batch_spec())
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
@@ -71,13 +72,27 @@ class Programs:
         is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if feed.is_in_graph and steps_are_plain and not is_scaled and not model.run_eagerly:
             with contextlib.suppress(Exception):  # the step will say it better
-                self._build(feed)
+                self._build(*self._makes_variables(feed))
 
-    def _build(self, feed: Feed) -> None:
+    def _makes_variables(self, feed: Feed) -> tuple:
+        """Returns a function that makes the variables of a plain step, and its arguments' specs."""
+        model = self._algorithm.model
+        outputs = getattr(model, "outputs", None) or []
+        if len(outputs) != 1 or not calls_as_built(model):
+            return self._algorithm.test_step, feed.batch_spec()
+
+        # The loss of a single output has no variables, and the model has its own.
+        def update_metrics(batch: Any, y_pred: Any) -> None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            model.compute_metrics(x, y, y_pred, sample_weight)
+
+        return update_metrics, feed.batch_spec(), tf.TensorSpec(outputs[0].shape, outputs[0].dtype)
+
+    def _build(self, function: Callable[..., Any], *specs: Any) -> None:
         model = self._algorithm.model
         mark = (compile_mark(model),)
         if self._built_for != mark:
-            build_state(model, self._algorithm.test_step, feed.batch_spec())
+            build_state(model, function, *specs)
             self._built_for = mark
 
     def program(self, mode: Mode, choice: xla.Choice) -> Program:

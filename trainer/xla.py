@@ -10,6 +10,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from trainer.algorithm import calls_as_built
+
 layers = keras.layers
 
 # On a CPU, XLA runs the steps of dense layers up to twice as fast as the graph. It loses with
@@ -116,8 +118,7 @@ def _obstacle_in(model: keras.Model) -> str:
 
 def _layers(model: keras.Model) -> Iterator[keras.Operation]:
     """Yields the layers of `model`, those of nested models too; nothing where code joins them."""
-    calling = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    if calling.__module__.partition(".")[0] != "keras":
+    if not calls_as_built(model):
         return
     for layer in getattr(model, "operations", None) or model.layers:
         if isinstance(layer, keras.Model):

@@ -114,6 +114,8 @@ class ArraySource(NamedTuple):
         # The graph knows of a batch's shape what it would under `model.fit`: no more, no less.
         if not self.full:
             return array[start : start + self.batch_size]
+        if array.shape[0] == self.batch_size:
+            return array
         others = [-1 if size is None else size for size in array.shape[1:]]
         begin = tf.stack([start] + [tf.zeros_like(start)] * len(others))
         return tf.slice(array, begin, [self.batch_size, *others])
