@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -23,7 +22,7 @@ from trainer.collecting import (
     Rows,
     stacked,
 )
-from trainer.feeds import Batch, Feed, Source, Window
+from trainer.feeds import Batch, Feed, Source
 from trainer.pace import Pace
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
@@ -88,8 +87,6 @@ class Program:
             # Counts all steps, and so tells how far a call came that an error or Ctrl-C ended.
             self._counter = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._counted = 0
-        # By feed: the trace for each kind of group, `None` where it was asked for once.
-        self._known: weakref.WeakKeyDictionary[Feed, dict] = weakref.WeakKeyDictionary()
         self._compile(jit_compile)
 
     def run(
@@ -152,7 +149,7 @@ class Program:
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile
         self._groups: dict[tuple, Callable] = {}
-        self._known.clear()
+        self._group_traces: dict[tuple, Callable] = {}
         self._steps_by_rows: dict[tuple, Callable] = {}
         self._traces: dict[tuple, Callable] = {}
         self._step = self._compiled_step()
@@ -215,7 +212,7 @@ class Program:
         under_xla = window is not None
         collector = self._collector(each, under_xla)
         window = window or feed.window(k)
-        group = self._group(feed, window, (collector, until, under_xla))
+        group = self._group(window.source, (collector, until, under_xla))
         try:
             done, ended = group(
                 window.source,
@@ -233,8 +230,8 @@ class Program:
             raise StopIteration
         return collector.ran(self.done, ended)
 
-    def _group(self, feed: Feed, window: Window, kind: tuple) -> Callable:
-        """Returns the compiled function of several steps on batches of `window`."""
+    def _group(self, source: Source, kind: tuple) -> Callable:
+        """Returns the compiled function of several steps on batches of `source`."""
         collector, until, under_xla = kind
         if kind not in self._groups:
             self._groups[kind] = tf.function(
@@ -242,16 +239,15 @@ class Program:
                 jit_compile=under_xla,
                 reduce_retracing=True,
             )
-        known = self._known.setdefault(feed, {})
-        place = (kind, window.shape)
-        if window.shape is None or place not in known:
-            known[place] = None
+        signature = source.signature()
+        if signature is None:
             return self._groups[kind]
         # To find the trace anew in each call would take as long as a small step.
-        if known[place] is None:
+        key = (kind, signature)
+        if key not in self._group_traces:
             group = self._groups[kind]
-            known[place] = group.get_concrete_function(window.source, _NUMBER, _NUMBER)
-        return known[place]
+            self._group_traces[key] = group.get_concrete_function(source, _NUMBER, _NUMBER)
+        return self._group_traces[key]
 
     @_graph_as_written
     def _steps(
@@ -308,7 +304,7 @@ class Program:
         return self._trace(batch_spec).structured_outputs
 
     def _trace(self, batch_spec: Any) -> Callable:
-        """Returns the step's trace for batches of `batch_spec`; TensorFlow takes longer to find it."""
+        """Returns the step's trace for batches of `batch_spec`, known from the last time."""
         key = tuple(keras.tree.flatten_with_path(batch_spec))
         if key not in self._traces:
             self._traces[key] = self._step_for(batch_spec).get_concrete_function(batch_spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import keras
@@ -89,6 +90,17 @@ class ArraySource(NamedTuple):
         """Returns the `tf.TypeSpec` of a batch, its rows open unless all batches are full."""
         return tree.map_structure(self._spec, self.arrays)
 
+    def signature(self) -> Hashable | None:
+        """Returns the shapes and dtypes; `None` for ragged and sparse rows, whose shapes vary."""
+        leaves = tree.flatten_with_path((self.arrays, self.order))
+        if any(isinstance(leaf, (tf.RaggedTensor, SparseRows)) for _, leaf in leaves):
+            return None
+        shapes = (
+            (path, None if leaf is None else (tuple(leaf.shape), leaf.dtype))
+            for path, leaf in leaves
+        )
+        return self.batch_size, self.even, self.full, *shapes
+
     def _spec(self, array: Array | SparseRows | None) -> tf.TypeSpec | None:
         if array is None:
             return None
@@ -157,7 +169,7 @@ class ArrayFeed(Feed):
         left = self.full_steps - self.position
         if left < 1:
             return None
-        return Window(self._full_source, self.position, min(k, left), "full")
+        return Window(self._full_source, self.position, min(k, left))
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self._source._replace(even=False).spec()

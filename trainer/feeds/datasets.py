@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
+
+tree = keras.tree
 
 
 class IteratorSource(NamedTuple):
@@ -35,6 +38,10 @@ class IteratorSource(NamedTuple):
     def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of a batch, open where the dataset leaves it open."""
         return self.iterator.element_spec
+
+    def signature(self) -> Hashable:
+        """Returns the kind of iterator and what it yields."""
+        return type(self.iterator), *tree.flatten_with_path(self.iterator.element_spec)
 
 
 class _IteratorFeed(Feed):
@@ -136,7 +143,7 @@ def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> t
         raise ValueError(
             "class_weight was given for a dataset that yields sample weights: give one of them."
         )
-    if y is None or keras.tree.is_nested(y):
+    if y is None or tree.is_nested(y):
         raise ValueError("class_weight is for a single target; the dataset yields none or several.")
     if y.shape.rank is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
@@ -30,6 +31,12 @@ class Source(Protocol):
     def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of a batch."""
 
+    def signature(self) -> Hashable | None:
+        """Returns what is alike for sources that a function need not be traced anew for.
+
+        `None` where sources of the same feed may differ in it each time.
+        """
+
 
 class Window(NamedTuple):
     """A source and the next batches in it.
@@ -38,14 +45,11 @@ class Window(NamedTuple):
         source: the source.
         first: the number of the next batch in the source.
         steps: how many batches to take from it.
-        shape: names the shapes of the source's tensors, among the sources of its feed; `None` where
-            these may have any.
     """
 
     source: Source
     first: int
     steps: int
-    shape: str | None = "whole"
 
 
 class Feed(abc.ABC):
@@ -108,7 +112,7 @@ class Feed(abc.ABC):
         """
         if self.ended:
             raise StopIteration
-        source, first, *_ = self.window(1)
+        source, first, _ = self.window(1)
         seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
         if not source.has_batch(seen):
             raise StopIteration

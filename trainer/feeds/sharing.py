@@ -6,6 +6,8 @@ more what is not aligned to its liking. Here NumPy copies, to memory that Tensor
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import weakref
 from typing import Any
 
@@ -27,18 +29,39 @@ def tensor_of_copy(array: np.ndarray) -> tf.Tensor:
 
 
 class Pool:
-    """Memory that is used again once no tensor has it: new memory costs more than filling it."""
+    """Memory that is used again once no tensor has it: new memory costs more than filling it.
 
-    def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = {}
+    Args:
+        most: bytes to keep for later; what was unused for longest is given back first.
+    """
+
+    def __init__(self, most: int = 2**26):
+        self._most = most
+        self._free: collections.deque[np.ndarray] = collections.deque()
 
     def take(self, size: int) -> np.ndarray:
         """Returns `size` bytes of anything."""
-        free = self._free.setdefault(size, [])
-        memory = free.pop() if free else np.empty(size, np.uint8)
+        memory = self._kept(size)
+        if memory is None:
+            memory = np.empty(size, np.uint8)
         lease = _Lease(memory)
-        weakref.finalize(lease, free.append, memory).atexit = False
+        weakref.finalize(lease, self._give_back, memory).atexit = False
         return np.asarray(lease)
+
+    def _kept(self, size: int) -> np.ndarray | None:
+        with contextlib.suppress(IndexError):  # other threads take some, too
+            for _ in range(len(self._free)):
+                memory = self._free.pop()
+                if memory.size == size:
+                    return memory
+                self._free.appendleft(memory)
+        return None
+
+    def _give_back(self, memory: np.ndarray) -> None:
+        self._free.append(memory)
+        with contextlib.suppress(IndexError, RuntimeError):  # where another thread is at it
+            while sum(kept.size for kept in tuple(self._free)) > self._most:
+                self._free.popleft()
 
 
 class _Lease:

@@ -21,8 +21,9 @@ from trainer.feeds.tensors import as_array, byte_size
 
 tree = keras.tree
 
-_CHUNK_BYTES = 2**25
+_CHUNK_BYTES = 2**24
 _CHUNK_STEPS = 512
+_POOL = Pool()  # of all feeds: a new one for each call would fill new memory
 
 
 class StreamedFeed(Feed):
@@ -47,7 +48,6 @@ class StreamedFeed(Feed):
         self._shuffle = shuffle
         self._seed = seed
         self.steps = math.ceil(self.rows / batch_size)
-        self._pool = Pool()
         first_row = self._read(np.zeros(1, np.int64))
         self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
         self.full_steps = self.rows // batch_size if have_one_shape(first_row) else 0
@@ -67,14 +67,13 @@ class StreamedFeed(Feed):
         if self.position >= stop:
             self._source = next(self._chunks)
             first, stop = self._bounds = stop, self._end_of_chunk(stop)
-        shape = ("chunk" if stop <= self.full_steps else "rest") if self.full_steps else None
-        return Window(self._source, self.position - first, min(k, stop - self.position), shape)
+        return Window(self._source, self.position - first, min(k, stop - self.position))
 
     def full_window(self, k: int) -> Window | None:  # noqa: D102
         if self.position >= self.full_steps:
             return None
         window = self.window(k)
-        return window._replace(source=window.source._replace(full=True), shape="full chunk")
+        return window._replace(source=window.source._replace(full=True))
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self._spec
@@ -109,7 +108,7 @@ class StreamedFeed(Feed):
 
     def _read(self, rows: np.ndarray) -> Any:
         """Returns `rows` as tensors, as `on_device` returns them."""
-        return tree.map_structure(lambda array: _gather(array, rows, self._pool), self._data)
+        return tree.map_structure(lambda array: _gather(array, rows), self._data)
 
 
 def is_on_disk(value: Any) -> bool:
@@ -125,14 +124,14 @@ def _gatherable(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else on_device(array)
 
 
-def _gather(array: Any, rows: np.ndarray, pool: Pool) -> Any:
+def _gather(array: Any, rows: np.ndarray) -> Any:
     if array is None:
         return None
     if isinstance(array, SparseRows):
         return SparseRows.of(array.gather(tf.constant(rows)))
     if isinstance(array, np.ndarray):
         return (
-            tensor_of_rows(array, rows, pool)
+            tensor_of_rows(array, rows, _POOL)
             if array.dtype.kind in NUMBERS
             else on_device(array[rows])
         )
