@@ -71,11 +71,19 @@ class _Lease:
         self.__array_interface__ = memory.__array_interface__
 
 
-def tensor_of_rows(array: np.ndarray, rows: np.ndarray, pool: Pool) -> tf.Tensor:
-    """Returns `rows` of `array`, numbers that it has, as a tensor like `tensor_of_copy`'s."""
+def tensor_of_rows(array: np.ndarray, rows: np.ndarray | range, pool: Pool) -> tf.Tensor:
+    """Returns `rows` of `array`, numbers, as a tensor like `tensor_of_copy`'s.
+
+    Rows of a range that lie behind the last one of the array are anything.
+    """
+    shape = (len(rows), *array.shape[1:])
+    if isinstance(rows, range):
+        there = array[rows.start : rows.stop]
+        memory = _aligned(pool.take(_bytes(shape, _dtype(array))), shape, _dtype(array))
+        np.copyto(memory[: len(there)], there, casting="same_kind")
+        return _shared(memory)
     if not array.flags.c_contiguous:  # of such a one, `take` would copy all rows first
         return tensor_of_copy(array[rows])
-    shape = (len(rows), *array.shape[1:])
     memory = _aligned(pool.take(_bytes(shape, array.dtype)), shape, array.dtype)
     np.take(array, rows, axis=0, out=memory, mode="clip")  # the others buffer what they write
     return _shared(memory) if _dtype(array) == array.dtype else tensor_of_copy(memory)

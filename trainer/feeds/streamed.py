@@ -48,7 +48,7 @@ class StreamedFeed(Feed):
         self._shuffle = shuffle
         self._seed = seed
         self.steps = math.ceil(self.rows / batch_size)
-        first_row = self._read(np.zeros(1, np.int64))
+        first_row = self._read(range(1))
         self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
         self.full_steps = self.rows // batch_size if have_one_shape(first_row) else 0
         steps = _CHUNK_BYTES // max(1, batch_size * byte_size(first_row))
@@ -92,23 +92,25 @@ class StreamedFeed(Feed):
         while first < self.steps:
             stop = self._end_of_chunk(first)
             start_row, stop_row = (step * self._batch_size for step in (first, stop))
+            # XLA compiles for a shape: the last full batches get the shape of the others.
+            size = self._chunk_steps * self._batch_size if stop <= self.full_steps else None
             if order is None:
-                rows = np.arange(start_row, min(stop_row, self.rows))
+                rows = range(start_row, start_row + size if size else min(stop_row, self.rows))
             else:
                 rows = order[start_row:stop_row]
-            if stop <= self.full_steps:
-                # XLA compiles for a shape: the last full batches get the shape of the others.
-                rows = np.pad(rows, (0, self._chunk_steps * self._batch_size - len(rows)))
+                rows = np.pad(rows, (0, size - len(rows))) if size else rows
             yield partial(self._chunk, rows)
             first = stop
 
-    def _chunk(self, rows: np.ndarray) -> ArraySource:
+    def _chunk(self, rows: np.ndarray | range) -> ArraySource:
         even = self.rows % self._batch_size == 0
         return ArraySource(self._read(rows), None, self._batch_size, even, full=even)
 
-    def _read(self, rows: np.ndarray) -> Any:
-        """Returns `rows` as tensors, as `on_device` returns them."""
-        return tree.map_structure(lambda array: _gather(array, rows), self._data)
+    def _read(self, rows: np.ndarray | range) -> Any:
+        """Returns `rows` as tensors, as `on_device` returns them; behind the last row, anything."""
+        return tree.map_structure(
+            lambda array: None if array is None else _gather(array, rows, self.rows), self._data
+        )
 
 
 def is_on_disk(value: Any) -> bool:
@@ -124,15 +126,10 @@ def _gatherable(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else on_device(array)
 
 
-def _gather(array: Any, rows: np.ndarray) -> Any:
-    if array is None:
-        return None
+def _gather(array: Any, rows: np.ndarray | range, count: int) -> Any:
+    if isinstance(array, np.ndarray) and array.dtype.kind in NUMBERS:
+        return tensor_of_rows(array, rows, _POOL)
+    rows = np.minimum(rows, count - 1)
     if isinstance(array, SparseRows):
         return SparseRows.of(array.gather(tf.constant(rows)))
-    if isinstance(array, np.ndarray):
-        return (
-            tensor_of_rows(array, rows, _POOL)
-            if array.dtype.kind in NUMBERS
-            else on_device(array[rows])
-        )
-    return tf.gather(array, rows)
+    return on_device(array[rows]) if isinstance(array, np.ndarray) else tf.gather(array, rows)
