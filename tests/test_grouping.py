@@ -32,7 +32,7 @@ from tests.models import (
     untrained,
     weights_of,
 )
-from trainer import CustomTrainer
+from trainer import CustomTrainer, program
 from trainer.pace import Pace
 
 callbacks = keras.callbacks
@@ -52,6 +52,7 @@ HELD_OUT = rows_of(EVEN, 0, 9 * BATCH + 3)
 @pytest.fixture(autouse=True)
 def _as_long_as_the_callbacks_let_it(monkeypatch):
     """Leaves the clock out of it: a group ends with the epoch, or where a callback wants it to."""
+    monkeypatch.setattr(program, "STEPS_ALONE", 0)
     unhurried = property(lambda pace: 10**6, lambda pace, steps: vars(pace).update(steps=steps))
     monkeypatch.setattr(Pace, "steps", unhurried, raising=False)
 
@@ -234,6 +235,19 @@ def test_numbers_are_those_of_keras(case, size, length):
     give, _, budget = CASES[case]
     trainer = untrained(regular).trainer
     assert_same(fitted(trainer, give(SIZES[size]), LENGTHS[length](), budget), theirs)
+
+
+@pytest.mark.parametrize(
+    ("case", "then"),  # the odd last batch is a chunk of its own
+    [("arrays", [STEPS - 1] * 2), ("streamed arrays", [STEPS - 2, STEPS - 1] * 2)],
+)
+def test_first_steps_that_go_alone_change_no_number(case, then, monkeypatch):
+    monkeypatch.setattr(program, "STEPS_ALONE", 25)
+    trainer, shows = CustomTrainer(seeded(regular)), Shows()
+    ours = fitted(trainer, as_arrays(ODD), [shows], CASES[case].array_budget)
+    assert_same(ours, fitted_by_keras(case, "odd"))
+    ends = [batch for _, batch, _ in shows.of("on_train_batch_end")]
+    assert ends == [*range(25), *then]
 
 
 @pytest.mark.parametrize("length", list(GROUPED))

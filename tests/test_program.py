@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tests.models import assert_same, compiled, each, mlp, numbers, seeded, variables_of
 from trainer import CustomTrainer
+from trainer import program as programs
 from trainer.feeds import Feed, open_feed
 from trainer.program import PredictProgram, Program
 
@@ -24,6 +25,12 @@ BATCH = 4
 ROWS = 22  # five batches and an odd one
 STEPS = 6
 X, Y = numbers(ROWS, 4), numbers(ROWS, 1, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_step_goes_alone(monkeypatch):
+    """Lets the first call have several steps."""
+    monkeypatch.setattr(programs, "STEPS_ALONE", 0)
 
 
 # Feeds of the same batches, from each kind of source
@@ -447,6 +454,24 @@ def test_the_spec_of_the_outputs_is_told_without_a_step(kind):
 def test_an_eager_program_tells_no_spec():
     with feed_of(KINDS["arrays"]) as feed:
         assert program_of(Recurrence(), run_eagerly=True).output_spec(feed) is None
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_the_first_steps_on_arrays_go_alone(each, monkeypatch):
+    monkeypatch.setattr(programs, "STEPS_ALONE", 2)
+    step = Recurrence()
+    program = program_of(step)
+    with feed_of(KINDS["arrays"]) as feed:
+        runs = [program.run(feed, STEPS, each=each) for _ in range(3)]
+        assert [ran.steps for ran in runs] == [1, 1, STEPS - 2]
+        assert feed.ended
+    expected = Recurrence.by_hand(STEPS)
+    last = [float(ran.outputs["state"]) for ran in runs]
+    assert last == pytest.approx([expected[0], expected[1], expected[-1]], abs=1e-4)
+    if each:
+        told = np.concatenate([ran.each["state"] for ran in runs])
+        assert told == pytest.approx(expected, abs=1e-4)
+    assert step.traces == 1
 
 
 @pytest.mark.parametrize("way", ["compiled", "eager"])

@@ -27,6 +27,7 @@ from trainer.pace import Pace
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
+STEPS_ALONE = 100  # the first ones: what they cost more than in a loop is less than its trace
 Until = Callable[[Any], tf.Tensor]  # told the outputs of a step, whether that is the last
 
 
@@ -119,8 +120,8 @@ class Program:
         if self._run_eagerly or not feed.is_in_graph or tries_xla:
             outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
-        if feed.rows is not None and feed.steps == 1 and not under_xla:
-            outputs = self._run_only_batch(feed)
+        if self._goes_alone(feed, under_xla):
+            outputs = self._run_alone(feed)
             return Ran(1, outputs, stacked([outputs]) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
 
@@ -152,6 +153,7 @@ class Program:
         self._group_traces: dict[tuple, Callable] = {}
         self._steps_by_rows: dict[tuple, Callable] = {}
         self._traces: dict[tuple, Callable] = {}
+        self._alone = 0
         self._step = self._compiled_step()
 
     def _compiled_step(self) -> Callable:
@@ -279,11 +281,18 @@ class Program:
         )
         return done, collector.end(collected)
 
-    def _run_only_batch(self, feed: Feed) -> Any:
-        """Returns the outputs of a step on the one batch of arrays: a loop would cost a trace."""
+    def _goes_alone(self, feed: Feed, under_xla: bool) -> bool:
+        """Returns whether a step on arrays is run without the loop, which costs a trace more."""
+        if feed.rows is None or under_xla:
+            return False
+        return feed.steps == 1 or (self._alone < STEPS_ALONE and not self._jit_compile)
+
+    def _run_alone(self, feed: Feed) -> Any:
+        """Returns the outputs of a step on the next batch of arrays."""
         spec = feed.window(1).source.spec()
         outputs = self._run_step(lambda: self._trace(spec), feed.next())
         self.done = 1
+        self._alone += 1
         return outputs
 
     def _run_from_python(self, feed: Feed, k: int, until: Until | None = None) -> list[Any]:

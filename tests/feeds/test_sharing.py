@@ -37,13 +37,33 @@ def test_values_are_those_of_the_array(array, rows):
         np.testing.assert_array_equal(tensor, expected(known))
 
 
+@hypothesis.given(array=arrays, start=st.integers(0, 5), count=st.integers(1, 9))
+def test_a_range_may_reach_behind_the_last_row(array, start, count):
+    for of in (array, array.T):
+        known = expected(of[start : start + count])
+        tensor = tensor_of_rows(of, range(start, start + count), Pool())
+        assert (tensor.shape, tensor.dtype) == ((count, *of.shape[1:]), tf.as_dtype(known.dtype))
+        np.testing.assert_array_equal(tensor[: len(known)], known)
+
+
+def test_a_pool_keeps_no_more_than_it_may():
+    array, most = numbers(64, 16), 20_000
+    pool = Pool(most)
+    held = [tensor_of_rows(array, range(64), pool) for _ in range(6)]
+    assert not pool._free
+    held.clear()
+    gc.collect()
+    assert most - array.nbytes <= sum(memory.size for memory in pool._free) <= most
+
+
 @pytest.mark.parametrize("offset", range(0, 64, 4))
 def test_the_array_may_change_afterwards(offset):
     memory = np.zeros(4 * 32 + 128, np.uint8)
     start = -memory.ctypes.data % 64 + offset  # aligned as TensorFlow likes it, or not
     array = memory[start : start + 4 * 16].view("float32")
     array[:] = 1
-    tensors = tensor_of_copy(array), tensor_of_rows(array, np.arange(16), Pool())
+    tensors = [tensor_of_copy(array)]
+    tensors += [tensor_of_rows(array, rows, Pool()) for rows in (np.arange(16), range(16))]
     array[:] = 2
     for tensor in tensors:
         np.testing.assert_array_equal(tensor, np.ones(16))

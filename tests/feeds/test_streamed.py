@@ -238,7 +238,7 @@ class Reads(np.ndarray):
     """An array that notes which rows are read."""
 
     def __array_function__(self, function, types, arguments, keywords):
-        if function is np.take:
+        if function in (np.take, np.copyto):
             self.reads.append(len(arguments[1]))
         plain = [a.view(np.ndarray) if isinstance(a, Reads) else a for a in arguments]
         return function(*plain, **keywords)
@@ -247,9 +247,10 @@ class Reads(np.ndarray):
         self.reads = getattr(made_of, "reads", [])
 
 
-def test_one_chunk_is_read_ahead_and_no_more():
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_one_chunk_is_read_ahead_and_no_more(shuffle):
     x = np.arange(40).view(Reads)
-    with chunks_of(steps=5), streaming((x,), 2) as feed:
+    with chunks_of(steps=5), streaming((x,), 2, shuffle) as feed:
         feed.rewind(0)
         x.reads.clear()  # what the feed looked at to know what it has
         for position in range(feed.steps):
