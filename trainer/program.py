@@ -120,7 +120,7 @@ class Program:
         if self._run_eagerly or not feed.is_in_graph or tries_xla:
             outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
-        if self._goes_alone(feed, under_xla):
+        if self._goes_alone(feed, k, under_xla):
             outputs = self._run_alone(feed)
             return Ran(1, outputs, stacked([outputs]) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
@@ -281,17 +281,23 @@ class Program:
         )
         return done, collector.end(collected)
 
-    def _goes_alone(self, feed: Feed, under_xla: bool) -> bool:
-        """Returns whether a step on arrays is run without the loop, which costs a trace more."""
-        if feed.rows is None or under_xla:
+    def _goes_alone(self, feed: Feed, k: int, under_xla: bool) -> bool:
+        """Returns whether the next step on arrays runs without the loop, which costs a trace more.
+
+        XLA compiles a loop for a single full batch, too: with it the numbers are others.
+        """
+        if feed.rows is None or (under_xla and feed.position < feed.full_steps):
             return False
-        return feed.steps == 1 or (self._alone < STEPS_ALONE and not self._jit_compile)
+        is_single = min(k, feed.steps - feed.position) == 1
+        return is_single or (self._alone < STEPS_ALONE and not self._jit_compile)
 
     def _run_alone(self, feed: Feed) -> Any:
         """Returns the outputs of a step on the next batch of arrays."""
-        spec = feed.window(1).source.spec()
-        outputs = self._run_step(lambda: self._trace(spec), feed.next())
+        source, first, _ = feed.window(1)
+        seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
+        outputs = self._run_step(lambda: self._trace(source.spec()), source.batch(seen))
         self.done = 1
+        feed.position += 1
         self._alone += 1
         return outputs
 
