@@ -57,10 +57,13 @@ def test_ctrl_c_keeps_whole_steps(group):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline().strip() == "training"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=120)
+    try:
+        assert process.stdout.readline().strip() == "training"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     past_first_epoch, uncounted, same, goes_on = printed.split()
     assert past_first_epoch == same == goes_on == "True"
     assert int(uncounted) in (0, group)
