@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -261,3 +263,35 @@ def test_data_that_class_weights_do_not_go_with(data: Any, message: str):
     batched = tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
     with pytest.raises(ValueError, match=message):
         weigh_classes(batched, WEIGHTS)
+
+
+def test_feeds_do_not_keep_a_dataset_alive():
+    dataset = tf.data.Dataset.range(4).batch(2)
+    for _ in range(2):
+        feed = DatasetFeed(dataset)
+        feed.rewind(0)
+        feed.next()
+        feed.close()
+    kept = weakref.ref(dataset)
+    del dataset, feed
+    gc.collect()
+    assert kept() is None
+
+
+def test_two_feeds_of_a_shuffled_dataset_go_on_as_two_iterators_do():
+    def shuffled():
+        tf.random.set_seed(7)
+        return tf.data.Dataset.range(50).shuffle(50).batch(10)
+
+    def rows(batches):
+        return np.concatenate([batch.numpy() for batch in batches]).tolist()
+
+    dataset = shuffled()
+    expected = [rows(iter(dataset)) for _ in range(2)]
+    dataset, found = shuffled(), []
+    for _ in range(2):
+        feed = DatasetFeed(dataset)
+        feed.rewind(0)
+        found.append(rows(feed.next() for _ in range(5)))
+    assert found == expected
+    assert found[0] != found[1]

@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainer.feeds.feed import Batch, Feed, Window
 
 tree = keras.tree
+_PREFETCHED = "_prefetched_for_trainer"
 
 
 class IteratorSource(NamedTuple):
@@ -72,14 +73,12 @@ class DatasetFeed(_IteratorFeed):
         # A method of a dataset, a number on a distributed one.
         count = int(cardinality() if callable(cardinality) else cardinality)
         self.dataset = dataset
+        self._read = _prefetched(dataset) if isinstance(dataset, tf.data.Dataset) else dataset
         self.steps = count if count >= 0 else None
         self.infinite = count == tf.data.INFINITE_CARDINALITY
 
     def _start_pass(self, epoch: int) -> None:
-        dataset = self.dataset
-        if isinstance(dataset, tf.data.Dataset):
-            dataset = dataset.prefetch(tf.data.AUTOTUNE)
-        self._read_from(iter(dataset))
+        self._read_from(iter(self._read))
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self.dataset.element_spec
@@ -125,6 +124,17 @@ class ReplicatedFeed(_IteratorFeed):
                 yield self._feed.next()
             except StopIteration:
                 return
+
+
+def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns `dataset` with its next batches made ahead.
+
+    It is kept with `dataset`: TensorFlow prepares a pipeline when it is first read, which takes as
+    long as some hundred small steps where it holds arrays.
+    """
+    if not hasattr(dataset, _PREFETCHED):
+        setattr(dataset, _PREFETCHED, dataset.prefetch(tf.data.AUTOTUNE))
+    return getattr(dataset, _PREFETCHED)
 
 
 def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
