@@ -1,9 +1,12 @@
-"""Training loops written by hand: the fastest that public TensorFlow and Keras allow.
+"""Loops written by hand: the fastest that public TensorFlow and Keras allow.
 
 Each runs its epoch in one call of a `tf.function`, by `tf.while_loop`, and does in each step what
-`model.fit` does: loss, gradient, optimizer, the mean of the loss and a metric. What they have no
-place for is what `fit` is for: callbacks, validation, a bar, an error that names the batch.
+`model.fit` does: loss, gradient, optimizer, the mean of the loss and a metric; or what
+`model.evaluate` or `model.predict` does. What they have no place for is what those are for:
+callbacks, validation, a bar, an error that names the batch.
 """
+
+import math
 
 import keras
 import numpy as np
@@ -35,6 +38,10 @@ class Loop:
             loss = self.loss(y, logits)
         variables = self.network.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
+        self.measure(x, y, logits, loss)
+
+    def measure(self, x, y, logits, loss):
+        """Updates the metrics with one batch."""
         self.mean_loss.update_state(loss, sample_weight=tf.shape(x)[0])
         self.accuracy.update_state(y, logits)
 
@@ -114,3 +121,70 @@ class DatasetLoop(Loop):
             return (number + 1,)
 
         tf.while_loop(lambda number: number < limit, step, (tf.constant(0),))
+
+
+class EvaluationLoop(Loop):
+    """An evaluation as one graph, over arrays that are tensors before it.
+
+    Args:
+        network: what to evaluate.
+        x: inputs.
+        y: class numbers.
+        batch_size: rows a batch.
+    """
+
+    def __init__(self, network, x, y, batch_size):
+        super().__init__(network)
+        self.arrays = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+        self.batch_size = batch_size
+        self.limit = tf.constant(math.ceil(len(x) / batch_size))
+        self.steps = tf.function(self._steps, autograph=False)
+
+    def run(self):
+        """Runs the steps in one call."""
+        self.steps(*self.arrays, self.limit)
+
+    def step(self, x, y):
+        """Evaluates one batch."""
+        logits = self.network(x, training=False)
+        self.measure(x, y, logits, self.loss(y, logits))
+
+    def _steps(self, x, y, limit):
+        def step(number):
+            rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            self.step(x[rows], y[rows])
+            return (number + 1,)
+
+        tf.while_loop(lambda number: number < limit, step, (tf.constant(0),))
+
+
+class PredictionLoop:
+    """A prediction as one graph, over an array that is a tensor before it.
+
+    Args:
+        network: what predicts.
+        x: inputs.
+        batch_size: rows a batch.
+    """
+
+    def __init__(self, network, x, batch_size):
+        self.network = network
+        self.x = tf.convert_to_tensor(x)
+        self.batch_size = batch_size
+        self.limit = tf.constant(math.ceil(len(x) / batch_size))
+        self.steps = tf.function(self._steps, autograph=False)
+
+    def predict(self):
+        """Returns the logits of all rows, an array."""
+        return self.steps(self.x, self.limit).numpy()
+
+    def _steps(self, x, limit):
+        def step(number, logits):
+            batch = x[number * self.batch_size : (number + 1) * self.batch_size]
+            return number + 1, logits.write(number, self.network(batch, training=False))
+
+        logits = tf.TensorArray(tf.float32, limit, infer_shape=False)
+        _, logits = tf.while_loop(
+            lambda number, logits: number < limit, step, (tf.constant(0), logits)
+        )
+        return logits.concat()

@@ -1,21 +1,29 @@
 """Rows of `evaluate` and `predict`, and of calls that have one batch."""
 
 from benchmarks import networks
-from benchmarks.measuring import Row, both
+from benchmarks.by_hand import EvaluationLoop, PredictionLoop
+from benchmarks.measuring import Row, always, both
 
+BATCH_SIZE = 32  # where a call has many
 CALLS = 10  # measured as one
 
 
 def evaluate():
-    """Returns an evaluation of the held-out data."""
+    """Returns an evaluation of the held-out data, and the same by hand."""
     x, y = networks.mnist_held_out()
-    return both(networks.mlp, lambda side: side.evaluate(x, y, verbose=0))
+    loop = EvaluationLoop(networks.mlp(), x, y, BATCH_SIZE)
+    return both(
+        networks.mlp, lambda side: side.evaluate(x, y, batch_size=BATCH_SIZE, verbose=0)
+    )._replace(by_hand={"one graph, arrays on the device": always(loop.epoch)})
 
 
 def predict():
-    """Returns a prediction of the training data."""
+    """Returns a prediction of the training data, and the same by hand."""
     x, _ = networks.mnist()
-    return both(networks.mlp, lambda side: side.predict(x, verbose=0))
+    loop = PredictionLoop(networks.mlp(), x, BATCH_SIZE)
+    return both(
+        networks.mlp, lambda side: side.predict(x, batch_size=BATCH_SIZE, verbose=0)
+    )._replace(by_hand={"one graph, arrays on the device": always(loop.predict)})
 
 
 def one_batch(method):
@@ -35,8 +43,8 @@ def one_batch(method):
 
 
 ROWS = [
-    Row("evaluate", "MLP, evaluate 10,000 rows, batch 32", evaluate, target=8),
-    Row("predict", "MLP, predict 50,000 rows, batch 32", predict, target=15),
+    Row("evaluate", f"MLP, evaluate 10,000 rows, batch {BATCH_SIZE}", evaluate, target=8),
+    Row("predict", f"MLP, predict 50,000 rows, batch {BATCH_SIZE}", predict, target=15),
     Row("predict-batch", f"MLP, predict one batch, {CALLS} times", one_batch("predict"), 30),
     Row("evaluate-batch", f"MLP, evaluate one batch, {CALLS} times", one_batch("evaluate"), 15),
     Row("fit-batch", f"MLP, fit one batch, {CALLS} times", one_batch("fit"), 15),
