@@ -133,28 +133,32 @@ SLOW = {
 
 @pytest.mark.parametrize("make", **each(FAST))
 def test_long_training_of_dense_layers_is_compiled_in_groups(make):
-    choice = choose(compiled(make()), "auto", MANY, None)
+    choice = choose("train", compiled(make()), "auto", MANY, None)
     assert choice == Choice(False, True, f"dense layers and {MANY} steps")
 
 
 @pytest.mark.parametrize(("make", "told"), **each(SLOW))
 def test_what_is_not_faster_under_xla_is_not_compiled(make, told):
-    choice = choose(compiled(make()), "auto", MANY, None)
+    choice = choose("train", compiled(make()), "auto", MANY, None)
     assert (choice.steps, choice.groups) == (False, False)
     assert told in choice.why
 
 
 @pytest.mark.parametrize(
-    ("planned", "groups"), [(1, False), (499, False), (500, True), (501, True)]
+    ("mode", "planned", "groups"),
+    [
+        *(("train", planned, planned >= 500) for planned in (1, 499, 500, 501)),
+        *(("test", planned, planned >= 300) for planned in (1, 299, 300, 301)),
+    ],
 )
-def test_few_steps_are_not_worth_compiling(planned, groups):
-    choice = choose(compiled(mlp()), "auto", planned, None)
+def test_few_steps_are_not_worth_compiling(mode, planned, groups):
+    choice = choose(mode, compiled(mlp()), "auto", planned, None)
     assert (choice.steps, choice.groups) == (False, groups)
     assert str(planned) in choice.why
 
 
 def test_an_open_number_of_steps_is_not_compiled():
-    choice = choose(compiled(mlp()), "auto", None, None)
+    choice = choose("train", compiled(mlp()), "auto", None, None)
     assert (choice.steps, choice.groups) == (False, False)
     assert "an open number of steps" in choice.why
 
@@ -165,20 +169,20 @@ def test_an_open_number_of_steps_is_not_compiled():
 @pytest.mark.parametrize("make", [mlp, Subclassed, of_images])
 def test_what_the_user_says_is_done(make, planned, asked, obstacle):
     model = compiled(make(), jit_compile=not asked)
-    choice = choose(model, asked, planned, obstacle)
+    choice = choose("train", model, asked, planned, obstacle)
     assert choice == Choice(asked, asked, f"jit_compile is {asked}")
     model = compiled(make(), jit_compile=asked)
-    assert choose(model, None, planned, obstacle) == choice
+    assert choose("train", model, None, planned, obstacle) == choice
 
 
 @pytest.mark.parametrize("asked", [True, False, "auto", None])
 def test_eager_steps_are_never_compiled(asked):
     model = compiled(mlp(), run_eagerly=True)
-    assert choose(model, asked, MANY, None) == Choice(False, False, "steps run eagerly")
+    assert choose("train", model, asked, MANY, None) == Choice(False, False, "steps run eagerly")
 
 
 def test_an_obstacle_is_told():
-    choice = choose(compiled(mlp()), "auto", MANY, "batches come from afar")
+    choice = choose("train", compiled(mlp()), "auto", MANY, "batches come from afar")
     assert choice == Choice(False, False, "batches come from afar")
 
 
@@ -215,20 +219,22 @@ def chosen(
         return Programs(trainer, asked).choose_xla(mode, feed, MANY)
 
 
-def test_training_on_arrays_is_compiled():
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_training_and_evaluation_on_arrays_are_compiled(mode):
     trainer = CustomTrainer(compiled(mlp()))
-    assert chosen(trainer, y=Y).groups
-    assert chosen(trainer, x=tf.constant(X), y=tf.constant(Y)).groups
-    assert chosen(trainer, y=Y, budget=0).groups
-    assert chosen(OwnLoss(compiled(mlp())), y=Y).groups
+    assert chosen(trainer, mode, y=Y).groups
+    assert chosen(trainer, mode, x=tf.constant(X), y=tf.constant(Y)).groups
+    assert chosen(trainer, mode, y=Y, budget=0).groups
+    assert chosen(OwnLoss(compiled(mlp())), mode, y=Y).groups
 
 
-@pytest.mark.parametrize("mode", ["test", "predict"])
-def test_only_training_is_compiled(mode):
+def test_prediction_is_compiled_only_where_that_is_asked_for():
     trainer = CustomTrainer(compiled(mlp()))
-    choice = chosen(trainer, mode)
-    assert choice == Choice(False, False, "only training is worth compiling")
-    assert chosen(trainer, mode, asked=True) == Choice(True, True, "jit_compile is True")
+    assert choose("predict", trainer.model, "auto", MANY, None) == Choice(
+        False, False, "predicting is not faster under XLA on a CPU"
+    )
+    assert not chosen(trainer, "predict").groups
+    assert chosen(trainer, "predict", asked=True) == Choice(True, True, "jit_compile is True")
 
 
 OTHER_DATA = {
@@ -302,6 +308,25 @@ def test_a_fit_decides_by_its_planned_steps():
     assert "no XLA, 10 steps, and compiling pays from 500 on" in trainer.explain()
     trainer.fit(X, Y, 10, 100, verbose=0)
     assert "; XLA, dense layers and 500 steps" in trainer.explain()
+
+
+def test_an_evaluation_decides_by_its_own_steps():
+    x, y = numbers(599, 4), numbers(599, 1, seed=1)  # the last batch is odd
+    found = {}
+    for jit_compile in (False, "auto"):
+        trainer = CustomTrainer(
+            seeded(mlp), optimizer="sgd", loss="mse", metrics=["mae"], jit_compile=jit_compile
+        )
+        few = trainer.evaluate(x[:598], y[:598], 2, verbose=0, return_dict=True)
+        told = "compiling pays from 300 on" if jit_compile else "jit_compile is False"
+        assert f"no XLA, {'299 steps, and ' * bool(jit_compile)}{told}" in trainer.explain()
+        many = trainer.evaluate(x, y, 2, verbose=0, return_dict=True)
+        told = "; XLA, dense layers and 300 steps" if jit_compile else "no XLA"
+        assert told in trainer.explain()
+        found[jit_compile] = few, many
+    for compiled_by_xla, known in zip(found["auto"], found[False], strict=True):
+        assert compiled_by_xla == {key: pytest.approx(known[key], rel=1e-5) for key in known}
+    assert found["auto"][0] == found[False][0]
 
 
 def test_a_fit_under_xla_has_the_numbers_of_one_without():

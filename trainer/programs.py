@@ -48,14 +48,12 @@ class Programs:
         mark, asked = self._asked
         model = self._algorithm.model
         obstacle = None
-        if mode != "train":
-            obstacle = "only training is worth compiling"
-        elif feed is None or not feed.full_steps:
+        if feed is None or not feed.full_steps:
             obstacle = "batches are not cut out of arrays"
         elif not self._returns_results(mode):
-            obstacle = "a train_step of its own"
+            obstacle = f"a {mode}_step of its own"
         asked = asked if mark is compile_mark(model) else None
-        return xla.choose(model, asked, planned, obstacle)
+        return xla.choose(mode, model, asked, planned, obstacle)
 
     def build_for_replicas(self, feed: Feed, epoch: int) -> None:
         """Makes the variables that a step of several replicas cannot make."""

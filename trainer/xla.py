@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.algorithm import calls_as_built
+from trainer.watching import Mode
 
 layers = keras.layers
 
@@ -36,7 +37,9 @@ _FAST_LAYERS = (
     layers.Softmax,
     layers.Subtract,
 )
-_STEPS_THAT_PAY = 500  # compiling takes about as long as `model.fit` takes for so many small steps
+# Compiling takes as long as `model.fit` takes for so many small steps of training, and as long as
+# is won in so many of evaluation.
+_STEPS_THAT_PAY = {"train": 500, "test": 300}
 
 
 class Choice(NamedTuple):
@@ -54,11 +57,16 @@ class Choice(NamedTuple):
 
 
 def choose(
-    model: keras.Model, asked: bool | str | None, planned: int | None, obstacle: str | None
+    mode: Mode,
+    model: keras.Model,
+    asked: bool | str | None,
+    planned: int | None,
+    obstacle: str | None,
 ) -> Choice:
     """Returns what XLA compiles for `model`.
 
     Args:
+        mode: `"train"`, `"test"` or `"predict"`.
         model: the model, compiled.
         asked: what the user gave as `jit_compile`; `None` for what the model has. On a CPU that is
             `False` for a model compiled without a word of it, too: Keras keeps no `"auto"`.
@@ -75,11 +83,14 @@ def choose(
             True, True, "jit_compile='auto' is True for this model and device, as in Keras"
         )
     obstacle = obstacle or _obstacle_in(model)
+    if not obstacle and mode not in _STEPS_THAT_PAY:
+        obstacle = "predicting is not faster under XLA on a CPU"
     if obstacle:
         return Choice(False, False, obstacle)
-    if planned is None or planned < _STEPS_THAT_PAY:
+    least = _STEPS_THAT_PAY[mode]
+    if planned is None or planned < least:
         told = "an open number of" if planned is None else planned
-        return Choice(False, False, f"{told} steps, and compiling pays from {_STEPS_THAT_PAY} on")
+        return Choice(False, False, f"{told} steps, and compiling pays from {least} on")
     return Choice(False, True, f"dense layers and {planned} steps")
 
 
