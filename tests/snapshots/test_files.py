@@ -1,0 +1,261 @@
+"""Snapshots on disk: the same bits come back, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from trainer.snapshots import files
+from trainer.snapshots.files import Contents, DamagedSnapshotError
+
+FACTS = {"epoch": 3, "history": {"loss": [0.1, float("inf")]}, "names": ["ä", None, True]}
+ARRAYS = {
+    "dense/kernel": np.arange(6, dtype="float32").reshape(2, 3),
+    "optimizer/iterations": np.int64(7) * np.ones((), "int64"),
+}
+DTYPES = [
+    "bool",
+    "uint8",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    ">f4",
+    "U3",
+]
+SMALL_DTYPES = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
+
+
+def contents(directory: Path) -> Contents:
+    folder = directory / "iterator"
+    folder.mkdir()
+    (folder / "feed.index").write_bytes(b"index")
+    (folder / "feed.data").write_bytes(bytes(range(256)))
+    return Contents(FACTS, ARRAYS, folder)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    path = tmp_path / files.name_of(120)
+    files.write(path, contents(tmp_path))
+    return path
+
+
+def assert_is_whole(path: Path) -> None:
+    facts, arrays, folder = files.read(path)
+    assert facts == FACTS
+    assert list(arrays) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
+        assert arrays[name].tobytes() == array.tobytes()
+    assert (folder / "feed.data").read_bytes() == bytes(range(256))
+
+
+def test_what_was_written_is_read(snapshot):
+    assert_is_whole(snapshot)
+    assert sorted(path.name for path in snapshot.iterdir()) == [
+        *("arrays.npz", "feed.data", "feed.index", "manifest")
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(data=st.data())
+def test_arrays_of_any_shape_and_dtype_come_back_bit_for_bit(tmp_path, data):
+    def one(dtype):
+        shape = data.draw(arrays_of.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+        return data.draw(arrays_of.arrays(dtype, shape))
+
+    arrays = {f"a/{dtype}": one(dtype) for dtype in DTYPES}
+    for dtype in SMALL_DTYPES:
+        arrays[str(dtype)] = one("uint16" if dtype is ml_dtypes.bfloat16 else "uint8").view(dtype)
+    files.write(tmp_path / "snapshot", Contents({}, arrays))
+    found = files.read(tmp_path / "snapshot").arrays
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+
+
+def test_nothing_at_all_can_be_written_and_read(tmp_path):
+    files.write(tmp_path / "snapshot", Contents({}, {}))
+    assert files.read(tmp_path / "snapshot")[:2] == ({}, {})
+
+
+# Damage
+
+DAMAGES = {
+    "removed": lambda path, draws: path.unlink(),
+    "emptied": lambda path, draws: path.write_bytes(b""),
+    "cut short": lambda path, draws: os.truncate(path, draws.randrange(path.stat().st_size)),
+    "longer": lambda path, draws: path.write_bytes(path.read_bytes() + b"\n"),
+    "a bit flipped": lambda path, draws: flip(path, draws),
+    "a folder": lambda path, draws: (path.unlink(), path.mkdir()),
+}
+
+
+def flip(path: Path, draws: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[draws.randrange(len(data))] ^= 1 << draws.randrange(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["manifest", "arrays.npz", "feed.index", "feed.data"])
+def test_damage_is_told_by_the_name_of_the_file(tmp_path, snapshot, name, damage):
+    draws = random.Random(f"{name} {damage}")
+    for _ in range(10):
+        copy = tmp_path / "damaged"
+        shutil.copytree(snapshot, copy)
+        DAMAGES[damage](copy / name, draws)
+        with pytest.raises(DamagedSnapshotError, match=name):
+            files.read(copy)
+        shutil.rmtree(copy)
+
+
+def test_a_later_format_is_told(snapshot):
+    rewrite_manifest(snapshot, format=2)
+    with pytest.raises(DamagedSnapshotError, match="format is 2, where this version reads 1"):
+        files.read(snapshot)
+
+
+def test_pickled_objects_are_refused_and_run_nothing(tmp_path, snapshot):
+    witness = tmp_path / "ran"
+
+    class Runs:
+        def __reduce__(self):
+            return Path.touch, (witness,)
+
+    np.savez(snapshot / "arrays.npz", **{"0": np.array([Runs()]), "1": np.zeros(())})
+    rewrite_manifest(snapshot, files={"arrays.npz": sha256(snapshot / "arrays.npz")})
+    with pytest.raises(DamagedSnapshotError, match=r"arrays\.npz is not arrays alone"):
+        files.read(snapshot)
+    assert not witness.exists()
+    pickle.loads(pickle.dumps(Runs()))  # what it would have done
+    assert witness.exists()
+
+
+def test_arrays_that_are_no_archive_are_refused(snapshot):
+    for data in (b"", b"PK\x03\x04 and no more", pickle.dumps([1]), saved(np.zeros(2))):
+        (snapshot / "arrays.npz").write_bytes(data)
+        rewrite_manifest(snapshot, files={"arrays.npz": sha256(snapshot / "arrays.npz")})
+        with pytest.raises(DamagedSnapshotError, match=r"arrays\.npz is not arrays alone"):
+            files.read(snapshot)
+
+
+def saved(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def rewrite_manifest(snapshot: Path, **changes) -> None:
+    """Changes entries of the manifest, with a checksum that holds."""
+    path = snapshot / "manifest"
+    content = json.loads(path.read_text("utf-8").split("\n")[1])
+    text = json.dumps({**content, **changes})
+    path.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n", "utf-8")
+
+
+# One beside the other
+
+
+def test_the_latest_step_comes_first(tmp_path):
+    for step in (5, 1_000_000_000_000_000, 70):
+        files.write(tmp_path / files.name_of(step), Contents({"step": step}, {}))
+    (tmp_path / "snapshot-of-something-else").mkdir()
+    found = files.found_in(tmp_path)
+    assert [files.read(path).facts["step"] for path in found] == [1_000_000_000_000_000, 70, 5]
+    assert files.found_in(tmp_path / "nowhere") == []
+
+
+def test_a_snapshot_takes_the_place_of_one_of_the_same_step(tmp_path, snapshot):
+    files.write(snapshot, Contents({"new": True}, {}))
+    assert files.read(snapshot).facts == {"new": True}
+    assert [path.name for path in tmp_path.iterdir() if path.name != "iterator"] == [snapshot.name]
+
+
+def test_pruning_keeps_the_latest_and_those_before_it(tmp_path):
+    for step in range(6):
+        files.write(tmp_path / files.name_of(step), Contents({}, {}))
+    # The later ones are of a future that was given up.
+    files.prune(tmp_path, tmp_path / files.name_of(3), keep=2)
+    assert files.found_in(tmp_path) == [tmp_path / files.name_of(step) for step in (3, 2)]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, snapshot):
+    class Unwritable(dict):
+        pass
+
+    with pytest.raises(TypeError):
+        files.write(snapshot, Contents({"fact": Unwritable.fromkeys}, {}))
+    assert_is_whole(snapshot)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iterator", snapshot.name]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from trainer.snapshots import files
+directory = Path(sys.argv[1])
+files.check_writable(directory)
+print("writes", flush=True)
+for step in range(1_000_000):
+    array = np.full(100_000, step)
+    latest = directory / files.name_of(step)
+    files.write(latest, files.Contents({"step": step}, {"a": array}))
+    files.prune(directory, latest, keep=2)
+"""
+
+
+def test_a_process_killed_while_writing_leaves_whole_snapshots(tmp_path):
+    draws = random.Random(1)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "writes\n"
+        while len(files.found_in(tmp_path)) < 2:
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        latest = files.found_in(tmp_path)[0]
+        facts, arrays, _ = files.read(latest)
+        assert latest.name == files.name_of(facts["step"])
+        assert (arrays["a"] == facts["step"]).all()
+        files.check_writable(tmp_path)
+        assert {path.name[:9] for path in tmp_path.iterdir()} == {"snapshot-"}
+        shutil.rmtree(tmp_path)
+
+
+def test_a_directory_is_made_or_refused(tmp_path):
+    files.check_writable(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written to .*file: .*Give a directory"):
+        files.check_writable(tmp_path / "file")

@@ -1,0 +1,1 @@
+"""Snapshots: the whole state of a training, on disk and back."""
