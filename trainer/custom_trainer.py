@@ -50,8 +50,8 @@ class CustomTrainer(Algorithm):
         weighted_metrics: as `model.compile` takes it.
         run_eagerly: whether to run steps as plain Python, for a debugger.
         jit_compile: whether XLA compiles the steps. `"auto"`, the default, decides it from the
-            model, the device and the planned steps: on a CPU it does so for long training of dense
-            layers on arrays, elsewhere as Keras does.
+            model, the device and the planned steps: on a CPU it does so for long training and
+            evaluation of dense layers on arrays, elsewhere as Keras does.
         steps_per_execution: steps in one call; batch hooks then come once for so many steps.
         seed: seed of the order of shuffled arrays, 0 or more. Without one it follows from the state
             of Python's `random`, and so from `keras.utils.set_random_seed`.
