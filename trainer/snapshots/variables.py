@@ -1,0 +1,114 @@
+"""The variables that training changes: what they are, their values, and values put back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.algorithm import Algorithm
+from trainer.networks import trained_networks
+
+Variable = Any  # keras.Variable or tf.Variable
+
+
+def training_variables(
+    algorithm: Algorithm, of_steps: Iterable[tf.Variable] = ()
+) -> dict[str, Variable]:
+    """Returns the variables of an algorithm by name: whose they are, and their path there.
+
+    The names are the same in another process that builds the same things, also where Keras counts
+    its automatic names on from others.
+
+    Args:
+        algorithm: has a model, optimizers, metrics, and attributes that have variables.
+        of_steps: what the compiled steps read; those that belong to nothing known are included.
+    """
+    named, known = {}, set()
+    for owner, variables in _owned(algorithm):
+        for variable in variables:
+            if id(_of_tensorflow(variable)) not in known:
+                known.add(id(_of_tensorflow(variable)))
+                named[_free_name(f"{owner}/{_path(variable)}", named)] = variable
+    for variable in of_steps:
+        if id(variable) not in known:
+            known.add(id(variable))
+            named[_free_name(f"step/{_path(variable)}", named)] = variable
+    return named
+
+
+def values(variables: dict[str, Variable]) -> dict[str, np.ndarray]:
+    """Returns the value of each variable, which no later change of the variable changes."""
+    return {name: variable.numpy() for name, variable in variables.items()}
+
+
+def put_back(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> None:
+    """Gives each variable its value of `arrays`; `differences` has to have found nothing."""
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def differences(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> list[str]:
+    """Returns a line for each way in which `arrays` are not values of `variables`."""
+    lines = [
+        f"the snapshot has {name}, {_described(arrays[name])}, which is not there now"
+        for name in arrays.keys() - variables.keys()
+    ]
+    for name, variable in variables.items():
+        here = _described(variable)
+        if name not in arrays:
+            lines.append(f"{name}, {here}, is not in the snapshot")
+        elif (there := _described(arrays[name])) != here:
+            lines.append(f"{name} is {here}, and was {there}")
+    return sorted(lines)
+
+
+def _owned(algorithm: Algorithm) -> Iterator[tuple[str, list[Variable]]]:
+    """Yields who has variables, and these; some have several owners."""
+    model = algorithm.model
+    yield "model", model.variables
+    names = iter(getattr(model, "optimizers", ()))  # of the networks, where there are several
+    for _, optimizer in trained_networks(model):
+        yield f"optimizer {next(names, '')}".rstrip(), optimizer.variables
+    for metric in algorithm.metrics:
+        yield "metrics", metric.variables
+    for name, value in vars(algorithm).items():
+        for part in keras.tree.flatten(value):
+            yield name, list(_in(part))
+
+
+def _in(value: Any) -> Iterator[Variable]:
+    if isinstance(value, (keras.Variable, tf.Variable)):
+        yield value
+    elif isinstance(value, keras.random.SeedGenerator):
+        yield value.state
+    elif isinstance(value, (keras.Layer, keras.Optimizer, keras.metrics.Metric)):
+        yield from value.variables
+
+
+def _of_tensorflow(variable: Variable) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _path(variable: Variable) -> str:
+    """Returns the path of `variable`, without the numbers that make automatic names unique."""
+    path = variable.path if isinstance(variable, keras.Variable) else variable.name
+    return re.sub(r"_\d+(?=[_/]|$)", "", path.removesuffix(":0"))
+
+
+def _free_name(name: str, taken: dict[str, Any]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name} ({number})" in taken:
+        number += 1
+    return f"{name} ({number})"
+
+
+def _described(value: Variable | np.ndarray) -> str:
+    dtype = getattr(value.dtype, "name", value.dtype)  # Keras's are strings already
+    return f"{dtype} of shape {tuple(value.shape)}"
