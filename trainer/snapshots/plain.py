@@ -1,0 +1,78 @@
+"""Plain values as JSON and arrays, and back: numbers, strings, containers, arrays, no code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_AS_THEY_ARE = (type(None), bool, int, float, str)
+
+
+class NotPlainError(TypeError):
+    """A value that is more than data."""
+
+
+def encoded(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
+    """Returns `value` as what JSON can hold.
+
+    Args:
+        value: a number, a string, bytes, an array, a tensor, or a list, tuple, set or dict of such.
+        arrays: arrays in `value` are added to it, under names that begin with `name`.
+        name: the name of `value`.
+
+    Raises:
+        NotPlainError: `value` is, or holds, anything else.
+    """
+    if type(value) in _AS_THEY_ARE:
+        return value
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    for kind, tag in _ARRAYS.items():
+        if isinstance(value, kind):
+            return {tag: _kept(value, arrays, name)}
+    if type(value) is dict:
+        items = enumerate(value.items())
+        pairs = [[encoded(part, arrays, f"{name}/{n}") for part in pair] for n, pair in items]
+        return {"dict": pairs}
+    tag = _SEQUENCES.get(type(value))
+    if tag is None:
+        raise NotPlainError(f"{name} is of type {type(value).__name__}")
+    ordered = sorted(value, key=repr) if tag == "set" else value
+    return {tag: [encoded(part, arrays, f"{name}/{n}") for n, part in enumerate(ordered)]}
+
+
+def decoded(code: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns the value that `encoded` made `code` of."""
+    if not isinstance(code, dict):
+        return code
+    ((tag, content),) = code.items()
+    if tag == "dict":
+        return {decoded(key, arrays): decoded(value, arrays) for key, value in content}
+    return _MADE[tag](content, arrays)
+
+
+def _kept(value: Any, arrays: dict[str, np.ndarray], name: str) -> str:
+    array = np.array(value.numpy() if isinstance(value, tf.Tensor) else value)  # a copy
+    if array.dtype.hasobject:
+        raise NotPlainError(f"{name} is an array of objects")
+    arrays[name] = array
+    return name
+
+
+def _sequence(make: type) -> Any:
+    return lambda parts, arrays: make(decoded(part, arrays) for part in parts)
+
+
+_ARRAYS = {np.generic: "number", np.ndarray: "array", tf.Tensor: "tensor"}
+_SEQUENCES = {list: "list", tuple: "tuple", set: "set"}
+_MADE = {
+    "bytes": lambda code, arrays: bytes.fromhex(code),
+    "number": lambda name, arrays: arrays[name][()],
+    "array": lambda name, arrays: arrays[name].copy(),
+    "tensor": lambda name, arrays: tf.constant(arrays[name]),
+    "list": _sequence(list),
+    "tuple": _sequence(tuple),
+    "set": _sequence(set),
+}
