@@ -1,0 +1,143 @@
+"""What training changes of callbacks, and callbacks set back to it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import inspect
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainer.callbacks.for_network import ForNetwork, unwrapped
+from trainer.snapshots.plain import NotPlainError, decoded, encoded
+
+Callback = keras.callbacks.Callback
+_GIVEN_BY_KERAS = {"_model", "params"}
+_TURNED_BY_KERAS = {"min_delta"}  # its sign, together with `monitor_op`, which is no plain value
+
+
+class CallbackStates:
+    """The states of callbacks, to be made before training begins.
+
+    A callback with the methods `get_state()` and `set_state(state)` says itself what its state is:
+    numbers, strings, arrays, and lists and dicts of such. Of others it is their attributes of these
+    kinds. An attribute named like an argument of the constructor is taken for a setting that a new
+    process may change, unless training changed it.
+
+    Args:
+        callbacks: the callbacks, as training finds them.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback]):
+        self._named = dict(_named(callbacks))
+        self._append: dict[Callback, bool] = {}  # what logs with a file cut back are set to
+        self._settings = {name: _settings_of(one, name) for name, one in self._named.items()}
+
+    def taken(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the states as what JSON can hold, and adds their arrays to `arrays`."""
+        states = {}
+        for name, callback in self._named.items():
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                states[name] = _of_log(callback)
+            elif hasattr(callback, "get_state"):
+                states[name] = encoded(callback.get_state(), arrays, name)
+            else:
+                states[name] = self._attributes(name, arrays)
+        return states
+
+    def rewind_files(self, states: dict[str, Any]) -> None:
+        """Cuts the files that callbacks write on back to what they were; before training begins."""
+        for callback, state in self._pairs(states):
+            is_log = isinstance(callback, keras.callbacks.CSVLogger)
+            if is_log and _was_cut_back(Path(callback.filename), state["bytes"]):
+                self._append[callback] = callback.append
+                callback.append = True  # once: it would begin the file anew
+
+    def put_back(self, states: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Sets the callbacks to `states`, once the hooks of a training's begin were called."""
+        for callback, state in self._pairs(states):
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                callback.keys = state["keys"]
+                callback.append = self._append.pop(callback, callback.append)
+            elif hasattr(callback, "set_state"):
+                callback.set_state(decoded(state, arrays))
+            else:
+                for attribute, code in state.items():
+                    setattr(callback, attribute, decoded(code, arrays))
+
+    def _pairs(self, states: dict[str, Any]) -> Iterator[tuple[Callback, Any]]:
+        for name, callback in self._named.items():
+            if name in states:
+                yield callback, states[name]
+
+    def _attributes(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        state = {}
+        for attribute, plain in _plain_attributes(self._named[name], name):
+            if self._settings[name].get(attribute) != plain:
+                state[attribute] = plain.code
+                arrays.update(plain.arrays)
+        return state
+
+
+class _Plain:
+    """A value as `encoded` makes it, to be compared bit by bit."""
+
+    def __init__(self, value: Any, name: str):
+        self.arrays: dict[str, np.ndarray] = {}
+        self.code = encoded(value, self.arrays, name)
+
+    def __eq__(self, other: object) -> bool:
+        # As text: what is not a number is equal to itself, and 1 is neither 1.0 nor True.
+        return (
+            isinstance(other, _Plain)
+            and repr(self.code) == repr(other.code)
+            and all(_alike(array, other.arrays[name]) for name, array in self.arrays.items())
+        )
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
+
+
+def _named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Yields the callbacks, those bound to a network seen through, each with a name of its own."""
+    counts: collections.Counter[str] = collections.Counter()
+    for callback in callbacks:
+        name = type(unwrapped(callback)).__name__
+        if isinstance(callback, ForNetwork):
+            name = f"{name} of {callback.network}"
+        counts[name] += 1
+        yield f"{name} {counts[name]}", unwrapped(callback)
+
+
+def _settings_of(callback: Callback, name: str) -> dict[str, _Plain]:
+    """Returns the attributes that are named like an argument of the constructor."""
+    arguments = inspect.signature(type(callback).__init__).parameters
+    found = dict(_plain_attributes(callback, name))
+    return {attribute: plain for attribute, plain in found.items() if attribute in arguments}
+
+
+def _plain_attributes(callback: Callback, name: str) -> Iterator[tuple[str, _Plain]]:
+    left_out = _GIVEN_BY_KERAS | (_TURNED_BY_KERAS if hasattr(callback, "monitor_op") else set())
+    for attribute, value in vars(callback).items():
+        if attribute not in left_out:
+            with contextlib.suppress(NotPlainError):
+                yield attribute, _Plain(value, f"{name}/{attribute}")
+
+
+def _of_log(callback: keras.callbacks.CSVLogger) -> dict[str, Any]:
+    """Returns how far the file was written; the rest of the state follows from that."""
+    return {"bytes": os.path.getsize(callback.filename), "keys": callback.keys}
+
+
+def _was_cut_back(path: Path, size: int) -> bool:
+    """Cuts a file back to `size` bytes, returns whether it had them."""
+    if not path.exists() or path.stat().st_size < size:
+        return False
+    os.truncate(path, size)
+    return True
