@@ -162,6 +162,9 @@ class ArrayFeed(Feed):
             self._source = self._source._replace(order=tf.constant(order))
         self._full_source = self._source._replace(full=True)
 
+    def _skip(self, batches: int) -> None:
+        self.position = batches
+
     def window(self, k: int) -> Window:  # noqa: D102
         return Window(self._source, self.position, min(k, self.steps - self.position))
 

@@ -85,6 +85,24 @@ class Feed(abc.ABC):
         self._pass_of = epoch
         self._start_pass(epoch)
 
+    def seek(self, epoch: int, position: int) -> None:
+        """Starts a new pass, as `rewind` does, as if `position` batches of it had been taken.
+
+        Where batches are not numbered they are fetched for that, and dropped.
+
+        Raises:
+            StopIteration: the pass has fewer batches.
+        """
+        self.rewind(epoch)
+        if self.steps is not None and position > self.steps:
+            raise StopIteration
+        self._skip(position)
+
+    def _skip(self, batches: int) -> None:
+        """Goes past the first batches of the pass that has just been started."""
+        for _ in range(batches):
+            self.next()
+
     @abc.abstractmethod
     def _start_pass(self, epoch: int) -> None:
         """Makes the first batch of a new pass the next one."""

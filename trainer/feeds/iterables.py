@@ -154,6 +154,10 @@ class PyDatasetFeed(IterableFeed):
         fetch = self._dataset.__getitem__
         return (functools.partial(fetch, number) for number in self._numbers(epoch))
 
+    def _skip(self, batches: int) -> None:
+        calls = itertools.islice(self.calls(self._pass_of), batches, None)
+        self._batches, self.position = self._fetched(calls), batches
+
     def epoch_began(self) -> None:  # noqa: D102
         self._dataset.on_epoch_begin()
 

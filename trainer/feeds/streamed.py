@@ -59,8 +59,18 @@ class StreamedFeed(Feed):
         self._bounds = (0, 0)  # the steps that the source has
 
     def _start_pass(self, epoch: int) -> None:
-        self._chunks = fetched(self._thread, self._calls(epoch), ahead=1)
-        self._bounds = (0, 0)
+        self._start_chunks(epoch, first=0)
+
+    def _skip(self, batches: int) -> None:
+        full = self.rows // self._batch_size
+        into = batches % self._chunk_steps if batches < full else 0
+        self._start_chunks(self._pass_of, first=batches - into)
+        self.position = batches
+
+    def _start_chunks(self, epoch: int, first: int) -> None:
+        """Brings chunks from the one on that begins with batch `first`."""
+        self._chunks = fetched(self._thread, self._calls(epoch, first), ahead=1)
+        self._bounds = (first, first)
 
     def window(self, k: int) -> Window:  # noqa: D102
         first, stop = self._bounds
@@ -86,9 +96,8 @@ class StreamedFeed(Feed):
         full = self.rows // self._batch_size
         return min(first + self._chunk_steps, full) if first < full else self.steps
 
-    def _calls(self, epoch: int) -> Iterator[Callable[[], ArraySource]]:
+    def _calls(self, epoch: int, first: int) -> Iterator[Callable[[], ArraySource]]:
         order = row_order(self.rows, self._batch_size, self._shuffle, self._seed, epoch)
-        first = 0
         while first < self.steps:
             stop = self._end_of_chunk(first)
             start_row, stop_row = (step * self._batch_size for step in (first, stop))
