@@ -49,6 +49,34 @@ class Run(NamedTuple):
     under_xla: bool = False
 
 
+class Place(NamedTuple):
+    """A place in a training, between two groups or two epochs.
+
+    Attributes:
+        epoch: the epoch.
+        step: steps of it that are done.
+        logs: what the last one returned; at the begin of an epoch, the logs of the one before;
+            `None` where there is neither.
+    """
+
+    epoch: int
+    step: int = 0
+    logs: dict[str, Any] | None = None
+
+
+class Resumed(NamedTuple):
+    """A training to go on with.
+
+    Attributes:
+        place: where it was.
+        put_back: sets all that training changes to what it was there: variables, the position of
+            the feed, the progress, callbacks, and whether training is to stop.
+    """
+
+    place: Place
+    put_back: Callable[[], None]
+
+
 def train(
     algorithm: Algorithm,
     run: Run,
@@ -58,6 +86,8 @@ def train(
     initial_epoch: int,
     validation: Run | None = None,
     validation_freq: int | Sequence[int] = 1,
+    resumed: Resumed | None = None,
+    between: Callable[[Place], None] | None = None,
 ) -> None:
     """Trains for epochs `initial_epoch` to `epochs` - 1.
 
@@ -70,6 +100,9 @@ def train(
             on_epoch_end
         on_train_end
 
+    A training that goes on in mid-epoch begins with `on_train_begin` and `on_epoch_begin`, too;
+    what they change is then put back.
+
     Args:
         algorithm: whose metrics are reset and read.
         run: the training.
@@ -78,23 +111,31 @@ def train(
         initial_epoch: the epoch to begin with, unless a callback restores another.
         validation: the evaluation after an epoch.
         validation_freq: every how many epochs, or after which, counted from 1.
+        resumed: the training to go on with, if it is one.
+        between: told the place between two groups and after each epoch, once all hooks were called.
     """
     model, hooks = algorithm.model, run.hooks
     model.stop_training = False
     hooks.begin("train")
     # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
     initial_epoch = getattr(model, "_initial_epoch", None) or initial_epoch
-    progress.epoch = max(progress.epoch, initial_epoch)
-    epoch_logs = None
-    for epoch in range(initial_epoch, epochs):
-        algorithm.reset_metrics()
-        hooks.epoch_begin(epoch)
-        _begin_epoch(run, progress.epoch)
-        if epoch == initial_epoch:
-            _check_monitors(run, validation)
-        logs = _train_epoch(model, run, progress, epoch)
+    start = resumed.place if resumed else Place(initial_epoch)
+    if resumed and not start.step:
+        resumed.put_back()
+        epochs = start.epoch if model.stop_training else epochs
+    progress.epoch = max(progress.epoch, start.epoch)
+    epoch_logs = None if start.step else start.logs
+    for epoch in range(start.epoch, epochs):
+        place = start if start.step and epoch == start.epoch else Place(epoch)
+        if place.step:
+            _begin_again(run, place, resumed)
+        else:
+            _begin_epoch(algorithm, run, progress, epoch)
+            if epoch == start.epoch:
+                _check_monitors(run, validation)
+        logs = _train_epoch(model, run, progress, place, between)
         if logs is None:
-            _end_without_batch(epoch, is_first=epoch == initial_epoch)
+            _end_without_batch(epoch, is_first=epoch == start.epoch)
             break
         epoch_logs = dict(_epoch_logs(algorithm, run, logs))
         if validation is not None and is_due(epoch + 1, validation_freq):
@@ -106,6 +147,8 @@ def train(
                 epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
         hooks.epoch_end(epoch, epoch_logs)
+        if between:
+            between(Place(epoch + 1, logs=epoch_logs))
         if model.stop_training:
             break
     if epochs > 0:
@@ -154,7 +197,11 @@ def predict(model: keras.Model, run: Run) -> Any:
 
 
 def groups(
-    run: Run, stopped: Callable[[], bool], epoch: str = "", count: Callable[[int], None] = int
+    run: Run,
+    stopped: Callable[[], bool],
+    epoch: str = "",
+    count: Callable[[int], None] = int,
+    first: int = 0,
 ) -> Iterator[Ran]:
     """Runs the groups of one epoch, batch hooks around each; yields what each ran.
 
@@ -163,10 +210,10 @@ def groups(
         stopped: asked after each group whether to end here.
         epoch: the epoch, for messages.
         count: told how many steps a group had, before its hooks.
+        first: the step to begin with.
     """
     feed, hooks = run.feed, run.hooks
     place = f"{_DOING[run.mode]}, {epoch}step"
-    first = 0
     while not feed.ended and (run.steps is None or first < run.steps):
         with placed(f"{place} {first}"):
             hooks.group_begin(run.mode, first)
@@ -219,11 +266,20 @@ def _call(
     return ran
 
 
-def _begin_epoch(run: Run, epoch: int) -> None:
+def _begin_epoch(algorithm: Algorithm, run: Run, progress: Progress, epoch: int) -> None:
+    algorithm.reset_metrics()
+    run.hooks.epoch_begin(epoch)
     feed = run.feed
     feed.epoch_began()
     if run.steps is None or feed.ended or not feed.position:
-        feed.rewind(epoch)
+        feed.rewind(progress.epoch)
+
+
+def _begin_again(run: Run, place: Place, resumed: Resumed) -> None:
+    """Begins an epoch whose first steps were done in another process."""
+    run.hooks.epoch_begin(place.epoch)
+    run.feed.epoch_began()
+    resumed.put_back()
 
 
 def _check_monitors(run: Run, validation: Run | None) -> None:
@@ -254,17 +310,41 @@ def _log_keys(run: Run) -> set[str] | None:
 
 
 def _train_epoch(
-    model: keras.Model, run: Run, progress: Progress, epoch: int
+    model: keras.Model,
+    run: Run,
+    progress: Progress,
+    place: Place,
+    between: Callable[[Place], None] | None,
 ) -> dict[str, Any] | None:
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
     feed = run.feed
-    place = f"epoch {epoch}, "
-    logs = _last_outputs(groups(run, lambda: model.stop_training, place, progress.count))
+    logs = _run_steps(model, run, progress, place, between)
     if logs is None and feed.position:
         feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
-        logs = _last_outputs(groups(run, lambda: model.stop_training, place, progress.count))
+        logs = _run_steps(model, run, progress, place, between)
     feed.epoch_ended()
     return logs
+
+
+def _run_steps(
+    model: keras.Model,
+    run: Run,
+    progress: Progress,
+    place: Place,
+    between: Callable[[Place], None] | None,
+) -> dict[str, Any] | None:
+    """Runs the steps of an epoch from `place` on; returns the logs of its last one, if any."""
+
+    def stopped() -> bool:
+        return model.stop_training
+
+    if place.step and stopped():
+        return place.logs
+    for ran in groups(run, stopped, f"epoch {place.epoch}, ", progress.count, place.step):
+        place = Place(place.epoch, place.step + ran.steps, ran.outputs)
+        if between:
+            between(place)
+    return place.logs
 
 
 def is_due(number: int, frequency: int | Sequence[int]) -> bool:

@@ -84,6 +84,14 @@ def test_a_py_dataset_fetches_no_batch_that_is_past(workers, shuffle, position):
         assert len(dataset.fetched) == 7 - position
 
 
+def test_a_batch_that_was_looked_at_is_past():
+    with contextlib.closing(open_feed(Slices(), shuffle=False)) as feed:
+        feed.rewind(4)
+        feed.batch_spec()  # which takes a look at the first batch
+        feed.seek(4, 5)
+        assert [x.numpy()[0, 0] for x, _ in rest_of(feed)] == [5, 6]
+
+
 def batches():
     return ((np.full((2, 3), number, "float32"),) for number in range(7))
 

@@ -63,6 +63,7 @@ class Feed(abc.ABC):
         infinite: whether a pass is known never to end.
         position: batches taken from the current pass.
         exhausted: whether the pass was found to have no further batch.
+        pass_of: the epoch that the pass was started for, `None` before the first one.
         full_steps: batches of a pass, the first ones, that `full_window` gives.
         is_in_graph: whether a compiled function reads the batches; otherwise only Python can.
     """
@@ -74,15 +75,15 @@ class Feed(abc.ABC):
     exhausted: bool = False
     is_in_graph: bool = False
     full_steps: int = 0
-    _pass_of: int | None = None
+    pass_of: int | None = None
 
     def rewind(self, epoch: int) -> None:
         """Starts a new pass; what the feed itself shuffles gets the order of `epoch`."""
-        if self._pass_of == epoch and not self.position and not self.exhausted:
+        if self.pass_of == epoch and not self.position and not self.exhausted:
             return  # such a pass has just been started, and nothing was taken from it
         self.position = 0
         self.exhausted = False
-        self._pass_of = epoch
+        self.pass_of = epoch
         self._start_pass(epoch)
 
     def seek(self, epoch: int, position: int) -> None:

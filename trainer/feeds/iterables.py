@@ -155,8 +155,9 @@ class PyDatasetFeed(IterableFeed):
         return (functools.partial(fetch, number) for number in self._numbers(epoch))
 
     def _skip(self, batches: int) -> None:
-        calls = itertools.islice(self.calls(self._pass_of), batches, None)
-        self._batches, self.position = self._fetched(calls), batches
+        calls = itertools.islice(self.calls(self.pass_of), batches, None)
+        self._batches, self._peeked = self._fetched(calls), None
+        self.position = batches
 
     def epoch_began(self) -> None:  # noqa: D102
         self._dataset.on_epoch_begin()

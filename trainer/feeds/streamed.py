@@ -64,7 +64,7 @@ class StreamedFeed(Feed):
     def _skip(self, batches: int) -> None:
         full = self.rows // self._batch_size
         into = batches % self._chunk_steps if batches < full else 0
-        self._start_chunks(self._pass_of, first=batches - into)
+        self._start_chunks(self.pass_of, first=batches - into)
         self.position = batches
 
     def _start_chunks(self, epoch: int, first: int) -> None:
