@@ -66,6 +66,17 @@ def test_a_call_cut_short_makes_the_next_no_shorter():
         assert pace.steps == pytest.approx(100, abs=1)
 
 
+def test_a_call_cut_short_that_took_long_shortens_the_next_by_no_more_than_eight_times():
+    """An odd last batch is traced; if steps have become slow, the next calls tell that, too."""
+    pace = steady(1e-3, 6)
+    steps = pace.steps
+    pace.took(1, 1.0)
+    assert pace.steps == steps // 8
+    assert steady(1e-3, 2, pace).steps == pytest.approx(100, abs=1)
+    pace.took(1, 1.0)
+    assert steady(1.0, 1, pace).steps == 1
+
+
 @hypothesis.given(
     st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1e6)), min_size=1, max_size=20)
 )

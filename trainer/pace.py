@@ -22,7 +22,10 @@ class Pace:
         if not self._is_warm:
             self._is_warm = True  # the first call compiles: it tells nothing
             return
-        if steps < self.steps and seconds < _SECONDS_A_CALL / 2:
+        was_cut_short = steps < self.steps
+        if was_cut_short and seconds < _SECONDS_A_CALL / 2:
             return  # what ended it early was not the clock, and of so short a call much is overhead
         wanted = int(steps * _SECONDS_A_CALL / max(seconds, 1e-9))
+        if was_cut_short:  # it may have been an odd last batch that had to be traced
+            wanted = max(wanted, self.steps // _GROWTH)
         self.steps = max(1, min(wanted, max(steps, self.steps) * _GROWTH))
