@@ -23,9 +23,11 @@ class Algorithm:
 
     Attributes:
         model: the model that the steps train and call.
+        seed: seed of what is shuffled and drawn.
     """
 
     model: keras.Model
+    seed: int
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Trains on one batch; to override for another algorithm.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +27,10 @@ from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress
 from trainer.seeds import seed_of_random_state
+from trainer.snapshots import files
+from trainer.snapshots.files import Contents
+from trainer.snapshots.session import Fits, Session, session_of
+from trainer.snapshots.state import AlgorithmState, TrainingState
 from trainer.watching import Mode
 
 
@@ -91,6 +97,9 @@ class CustomTrainer(Algorithm):
         else:
             self._progress = Progress()
             self.seed = seed_of_random_state() if seed is None else int(seed)
+        self._fits = Fits()
+        self._session: Session | None = None
+        self._restored: Contents | None = None
         self._explanations: dict[Mode, Callable[[], str]] = {}
         arguments = {
             "optimizer": optimizer,
@@ -208,15 +217,18 @@ class CustomTrainer(Algorithm):
             shown_steps = steps or feed.steps
             self._programs.build_for_training(feed)
             with self._hooks(callbacks, verbose, shown_steps, epochs, add_history=True) as hooks:
-                loop.train(
-                    self,
-                    self._run("train", feed, hooks, steps, epochs),
-                    self._progress,
-                    epochs=epochs,
-                    initial_epoch=initial_epoch,
-                    validation=val_feed and self._run("test", val_feed, hooks, val_steps),
-                    validation_freq=validation_freq,
-                )
+                run = self._run("train", feed, hooks, steps, epochs)
+                validation = val_feed and self._run("test", val_feed, hooks, val_steps)
+                with self._session_of(run, validation) as session:
+                    loop.train(
+                        *(self, run, self._progress),
+                        epochs=epochs,
+                        initial_epoch=initial_epoch,
+                        validation=validation,
+                        validation_freq=validation_freq,
+                        resumed=session.resumed,
+                        between=session.between,
+                    )
         return self.model.history
 
     @checks.known_arguments
@@ -337,6 +349,39 @@ class CustomTrainer(Algorithm):
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
         return concatenated([self._run_on_batch("predict", (x,))])
 
+    def save_snapshot(self, path: str | os.PathLike) -> None:
+        """Saves what training changes: weights, optimizers, metrics, random seeds, steps, epochs.
+
+        While `fit` runs, in a callback's hook, the whole training is saved, as the callback
+        `Snapshots` does, as soon as all hooks of the batch or the epoch were called.
+
+        Args:
+            path: the folder to write, in place of one that is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._session is not None:
+            self._session.save(Path(path))
+        else:
+            files.write(Path(path), AlgorithmState(self, self._progress).taken())
+
+    def restore_snapshot(self, path: str | os.PathLike) -> None:
+        """Sets the trainer to what `save_snapshot` or the callback `Snapshots` saved.
+
+        If that was saved while `fit` ran, the next `fit` goes on with it, in the same epoch.
+
+        Args:
+            path: the folder of the snapshot.
+
+        Raises:
+            ValueError: the snapshot is damaged, or of another model or optimizer; nothing was
+                changed.
+        """
+        contents = files.read(Path(path))
+        AlgorithmState(self, self._progress).put_back_at_rest(contents)
+        self._restored = contents if "training" in contents.facts else None
+
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
 
@@ -344,6 +389,19 @@ class CustomTrainer(Algorithm):
         whether XLA compiles them.
         """
         return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
+
+    @contextlib.contextmanager
+    def _session_of(self, run: loop.Run, validation: loop.Run | None) -> Iterator[Session]:
+        """Opens the session of a `fit`, for snapshots by hand and by callbacks."""
+        before, restored, self._restored = self._session, self._restored, None
+        state = TrainingState(self, run, validation, self._progress)
+        callbacks = run.hooks.callbacks
+        try:
+            with session_of(state, callbacks, self._progress, self._fits, restored) as session:
+                self._session = session
+                yield session
+        finally:
+            self._session = before
 
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"):

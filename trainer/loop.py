@@ -278,7 +278,6 @@ def _begin_epoch(algorithm: Algorithm, run: Run, progress: Progress, epoch: int)
 def _begin_again(run: Run, place: Place, resumed: Resumed) -> None:
     """Begins an epoch whose first steps were done in another process."""
     run.hooks.epoch_begin(place.epoch)
-    run.feed.epoch_began()
     resumed.put_back()
 
 
@@ -317,34 +316,23 @@ def _train_epoch(
     between: Callable[[Place], None] | None,
 ) -> dict[str, Any] | None:
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
-    feed = run.feed
-    logs = _run_steps(model, run, progress, place, between)
-    if logs is None and feed.position:
-        feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
-        logs = _run_steps(model, run, progress, place, between)
-    feed.epoch_ended()
-    return logs
-
-
-def _run_steps(
-    model: keras.Model,
-    run: Run,
-    progress: Progress,
-    place: Place,
-    between: Callable[[Place], None] | None,
-) -> dict[str, Any] | None:
-    """Runs the steps of an epoch from `place` on; returns the logs of its last one, if any."""
-
-    def stopped() -> bool:
-        return model.stop_training
-
-    if place.step and stopped():
-        return place.logs
-    for ran in groups(run, stopped, f"epoch {place.epoch}, ", progress.count, place.step):
-        place = Place(place.epoch, place.step + ran.steps, ran.outputs)
-        if between:
-            between(place)
+    if not (place.step and model.stop_training):
+        for ran in _epoch_groups(model, run, progress, place):
+            place = Place(place.epoch, place.step + ran.steps, ran.outputs)
+            if between:
+                between(place)
+    run.feed.epoch_ended()
     return place.logs
+
+
+def _epoch_groups(model: keras.Model, run: Run, progress: Progress, place: Place) -> Iterator[Ran]:
+    """Runs the groups of an epoch from `place` on, in a new pass if the last one has ended."""
+    position = run.feed.position
+    how = (lambda: model.stop_training, f"epoch {place.epoch}, ", progress.count, place.step)
+    yield from groups(run, *how)
+    if position and run.feed.position == position and not place.step:
+        run.feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
+        yield from groups(run, *how)
 
 
 def is_due(number: int, frequency: int | Sequence[int]) -> bool:

@@ -147,6 +147,12 @@ class Program:
         in_graph = feed.is_in_graph
         return self._outputs_of(feed.window(1).source.spec() if in_graph else feed.batch_spec())
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The variables that the traced steps read, those that belong to no layer, too."""
+        traced = (variable for trace in self._traces.values() for variable in trace.variables)
+        return list({id(variable): variable for variable in traced}.values())
+
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile
         self._groups: dict[tuple, Callable] = {}

@@ -19,7 +19,7 @@ from tests.models import each, labels, numbers
 from trainer.feeds import Feed, open_feed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed
-from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed
+from trainer.feeds.iterables import GeneratorFeed, GrainFeed, IteratorFeed, PyDatasetFeed
 from trainer.feeds.streamed import StreamedFeed
 
 ROWS = 10
@@ -96,9 +96,9 @@ SOURCES: dict[str, tuple[Callable[[], Any], type[Feed], int | None, bool]] = {
     "iterator of tf.data": (lambda: iter(dataset()), GeneratorFeed, None, False),
     "torch DataLoader": (torch_loader, IteratorFeed, 2, True),
     "torch DataLoader without length": (torch_stream, IteratorFeed, None, True),
-    "grain MapDataset": (grain_dataset, IteratorFeed, None, True),
-    "grain IterDataset": (lambda: grain_dataset().to_iter_dataset(), IteratorFeed, None, True),
-    "grain DataLoader": (grain_loader, IteratorFeed, None, True),
+    "grain MapDataset": (grain_dataset, GrainFeed, None, True),
+    "grain IterDataset": (lambda: grain_dataset().to_iter_dataset(), GrainFeed, None, True),
+    "grain DataLoader": (grain_loader, GrainFeed, None, True),
 }
 
 

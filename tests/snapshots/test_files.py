@@ -45,36 +45,25 @@ DTYPES = [
 SMALL_DTYPES = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 
 
-def contents(directory: Path) -> Contents:
-    folder = directory / "iterator"
-    folder.mkdir()
-    (folder / "feed.index").write_bytes(b"index")
-    (folder / "feed.data").write_bytes(bytes(range(256)))
-    return Contents(FACTS, ARRAYS, folder)
-
-
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
-    path = tmp_path / files.name_of(120)
-    files.write(path, contents(tmp_path))
+    path = tmp_path / files.name_of(120, epoch=2)
+    files.write(path, Contents(FACTS, ARRAYS))
     return path
 
 
 def assert_is_whole(path: Path) -> None:
-    facts, arrays, folder = files.read(path)
+    facts, arrays = files.read(path)
     assert facts == FACTS
     assert list(arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
         assert arrays[name].tobytes() == array.tobytes()
-    assert (folder / "feed.data").read_bytes() == bytes(range(256))
 
 
 def test_what_was_written_is_read(snapshot):
     assert_is_whole(snapshot)
-    assert sorted(path.name for path in snapshot.iterdir()) == [
-        *("arrays.npz", "feed.data", "feed.index", "manifest")
-    ]
+    assert sorted(path.name for path in snapshot.iterdir()) == ["arrays.npz", "manifest"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
@@ -97,7 +86,7 @@ def test_arrays_of_any_shape_and_dtype_come_back_bit_for_bit(tmp_path, data):
 
 def test_nothing_at_all_can_be_written_and_read(tmp_path):
     files.write(tmp_path / "snapshot", Contents({}, {}))
-    assert files.read(tmp_path / "snapshot")[:2] == ({}, {})
+    assert files.read(tmp_path / "snapshot") == ({}, {})
 
 
 # Damage
@@ -119,7 +108,7 @@ def flip(path: Path, draws: random.Random) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["manifest", "arrays.npz", "feed.index", "feed.data"])
+@pytest.mark.parametrize("name", ["manifest", "arrays.npz"])
 def test_damage_is_told_by_the_name_of_the_file(tmp_path, snapshot, name, damage):
     draws = random.Random(f"{name} {damage}")
     for _ in range(10):
@@ -182,27 +171,30 @@ def rewrite_manifest(snapshot: Path, **changes) -> None:
 # One beside the other
 
 
-def test_the_latest_step_comes_first(tmp_path):
-    for step in (5, 1_000_000_000_000_000, 70):
-        files.write(tmp_path / files.name_of(step), Contents({"step": step}, {}))
+def test_the_latest_comes_first(tmp_path):
+    places = [(70, 2), (70, 1), (5, 0), (1_000_000_000_000_000, 1_000_000_000)]
+    for place in places:
+        files.write(tmp_path / files.name_of(*place), Contents({"place": place}, {}))
     (tmp_path / "snapshot-of-something-else").mkdir()
     found = files.found_in(tmp_path)
-    assert [files.read(path).facts["step"] for path in found] == [1_000_000_000_000_000, 70, 5]
+    assert [tuple(files.read(path).facts["place"]) for path in found] == sorted(places)[::-1]
+    assert [files.step_of(path) for path in found[1:]] == [70, 70, 5]
     assert files.found_in(tmp_path / "nowhere") == []
 
 
 def test_a_snapshot_takes_the_place_of_one_of_the_same_step(tmp_path, snapshot):
     files.write(snapshot, Contents({"new": True}, {}))
     assert files.read(snapshot).facts == {"new": True}
-    assert [path.name for path in tmp_path.iterdir() if path.name != "iterator"] == [snapshot.name]
+    assert [path.name for path in tmp_path.iterdir()] == [snapshot.name]
 
 
 def test_pruning_keeps_the_latest_and_those_before_it(tmp_path):
-    for step in range(6):
-        files.write(tmp_path / files.name_of(step), Contents({}, {}))
+    paths = [tmp_path / files.name_of(step, epoch=0) for step in range(6)]
+    for path in paths:
+        files.write(path, Contents({}, {}))
     # The later ones are of a future that was given up.
-    files.prune(tmp_path, tmp_path / files.name_of(3), keep=2)
-    assert files.found_in(tmp_path) == [tmp_path / files.name_of(step) for step in (3, 2)]
+    files.prune(tmp_path, paths[3], keep=2)
+    assert files.found_in(tmp_path) == [paths[3], paths[2]]
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, snapshot):
@@ -212,7 +204,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, snapshot):
     with pytest.raises(TypeError):
         files.write(snapshot, Contents({"fact": Unwritable.fromkeys}, {}))
     assert_is_whole(snapshot)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["iterator", snapshot.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [snapshot.name]
 
 
 WRITER = """
@@ -225,7 +217,7 @@ files.check_writable(directory)
 print("writes", flush=True)
 for step in range(1_000_000):
     array = np.full(100_000, step)
-    latest = directory / files.name_of(step)
+    latest = directory / files.name_of(step, 0)
     files.write(latest, files.Contents({"step": step}, {"a": array}))
     files.prune(directory, latest, keep=2)
 """
@@ -245,8 +237,8 @@ def test_a_process_killed_while_writing_leaves_whole_snapshots(tmp_path):
         process.wait()
         process.stdout.close()
         latest = files.found_in(tmp_path)[0]
-        facts, arrays, _ = files.read(latest)
-        assert latest.name == files.name_of(facts["step"])
+        facts, arrays = files.read(latest)
+        assert latest.name == files.name_of(facts["step"], 0)
         assert (arrays["a"] == facts["step"]).all()
         files.check_writable(tmp_path)
         assert {path.name[:9] for path in tmp_path.iterdir()} == {"snapshot-"}

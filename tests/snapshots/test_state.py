@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.models import assert_same, each, labels, mlp, numbers, seeded
-from trainer import CustomTrainer, loop
-from trainer.loop import Place
-from trainer.snapshots import files
-from trainer.snapshots.files import Contents
-from trainer.snapshots.state import TrainingState
+from trainer import CustomTrainer
 from trainer.snapshots.variables import training_variables, values
 
 ROWS, BATCH, EPOCHS = 50, 8, 3  # six full batches an epoch, and two rows
@@ -30,23 +27,77 @@ def network() -> keras.Model:
 
 
 class Slices(keras.utils.PyDataset):
+    """Changes the order of its rows after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = np.arange(ROWS)
+
     def __len__(self):
         return -(-ROWS // BATCH)
 
     def __getitem__(self, number):
-        rows = slice(number * BATCH, (number + 1) * BATCH)
+        rows = self.order[number * BATCH : (number + 1) * BATCH]
         return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        self.order = np.roll(self.order, 3)[::-1]
+
+
+def pipeline(**shuffled: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(20, seed=3, **shuffled)
+
+
+def batches():
+    for epoch in range(EPOCHS):
+        for start in range(0, ROWS, BATCH):
+            rows = slice(start, start + BATCH)
+            yield X[rows] + np.float32(epoch), Y[rows]
+
+
+def loaded():
+    torch = pytest.importorskip("torch")
+    rows = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    order = torch.Generator().manual_seed(3)
+    loader = torch.utils.data.DataLoader(rows, batch_size=BATCH, shuffle=True, generator=order)
+    return {"x": loader}
+
+
+def of_grain():
+    grain = pytest.importorskip("grain")
+    rows = grain.MapDataset.source([(X[row], Y[row]) for row in range(ROWS)])
+    return {"x": rows.shuffle(seed=1).repeat().batch(BATCH), "steps_per_epoch": 7}
 
 
 DATA = {
     "arrays": lambda: {"x": X, "y": Y, "batch_size": BATCH},
+    "arrays in chunks": lambda: {"x": X, "y": Y, "batch_size": BATCH},
     "PyDataset": lambda: {"x": Slices()},
     "fewer steps than a pass": lambda: {"x": X, "y": Y, "batch_size": BATCH, "steps_per_epoch": 5},
+    "tf.data": lambda: {"x": pipeline().batch(BATCH)},
+    "tf.data without end": lambda: {"x": pipeline().repeat().batch(BATCH), "steps_per_epoch": 7},
+    "tf.data of unknown length": lambda: {"x": pipeline().batch(BATCH).filter(lambda x, y: True)},
+    "tf.data that calls Python": lambda: {"x": pipeline().batch(BATCH).map(through_python)},
+    "tf.data that draws": lambda: {"x": pipeline().batch(BATCH).map(with_noise)},
+    "a generator": lambda: {"x": batches(), "steps_per_epoch": 7},
+    "a torch DataLoader": loaded,
+    "grain": of_grain,
 }
+CHUNKED = ["arrays in chunks"]
 
 
-def trainer() -> CustomTrainer:
-    return CustomTrainer(
+def through_python(x, y):
+    shape = x.shape
+    x = tf.numpy_function(lambda x: x * np.float32(2), [x], tf.float32)
+    return tf.ensure_shape(x, shape), y
+
+
+def with_noise(x, y):
+    return x + tf.random.normal(tf.shape(x), seed=4), y
+
+
+def trainer(data: str = "arrays") -> CustomTrainer:
+    made = CustomTrainer(
         seeded(network),
         optimizer=keras.optimizers.Adam(0.01, use_ema=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -54,67 +105,86 @@ def trainer() -> CustomTrainer:
         jit_compile=False,
         seed=5,
     )
+    made.array_budget = 0 if data in CHUNKED else None
+    return made
 
 
-def callbacks() -> list[keras.callbacks.Callback]:
-    return [
-        keras.callbacks.EarlyStopping("loss", patience=2, min_delta=0.02),
-        keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=0.1),
-    ]
+class Saves(keras.callbacks.Callback):
+    """Saves a snapshot at each place."""
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.directory = directory
+        self.paths: list[Path] = []
+
+    def set_trainer(self, trainer: CustomTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.save()
+
+    def save(self):
+        self.paths.append(self.directory / str(len(self.paths)))
+        self.trainer.save_snapshot(self.paths[-1])
 
 
-class Fit:
-    """A `fit` that keeps the states at all places, or goes on from one."""
-
-    def __init__(self, monkeypatch, data: dict[str, Any]):
-        self.patch, self.data = monkeypatch, data
-        self.kept: list[Contents] = []
-
-    def whole(self):
-        def keep(state: TrainingState) -> Callable[[Place], None]:
-            return lambda place: self.kept.append(state.taken(place))
-
-        return self._fit(lambda state: {"between": keep(state)})
-
-    def from_state(self, contents: Contents):
-        return self._fit(lambda state: {"resumed": state.resumed(contents)})
-
-    def _fit(self, how):
-        original, made = loop.train, trainer()
-
-        def train(algorithm, run, progress, **keywords):
-            state = TrainingState(algorithm, run, progress, run.hooks.callbacks)
-            original(algorithm, run, progress, **keywords, **how(state))
-
-        with self.patch.context() as patch:
-            patch.setattr(loop, "train", train)
-            history = made.fit(
-                **self.data,
-                epochs=EPOCHS,
-                verbose=0,
-                callbacks=callbacks(),
-                validation_data=(X[:20], Y[:20]),
-            )
-        return history.history, values(training_variables(made)), (made.step, made.epoch)
+def fit(made: CustomTrainer, data: dict[str, Any], *more: keras.callbacks.Callback, **how: Any):
+    history = made.fit(
+        **data,
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.EarlyStopping("loss", patience=2, min_delta=0.02),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=0.1),
+            *more,
+        ],
+        **({"validation_data": (X[:20], Y[:20])} | how),
+    )
+    return history.history, values(training_variables(made)), (made.step, made.epoch)
 
 
-@pytest.mark.parametrize("make", **each(DATA))
-def test_it_ends_with_the_same_bits_from_anywhere(monkeypatch, tmp_path, make):
-    whole = Fit(monkeypatch, make())
-    expected = whole.whole()
-    assert len(whole.kept) > EPOCHS
-    for number, contents in enumerate(whole.kept):
-        files.write(tmp_path / "snapshot", contents)
-        found = Fit(monkeypatch, make()).from_state(files.read(tmp_path / "snapshot"))
-        assert_same(found, expected, at=f"from place {number}")
+@pytest.mark.parametrize("name", DATA)
+def test_it_ends_with_the_same_bits_from_anywhere(tmp_path, name):
+    saves = Saves(tmp_path)
+    expected = fit(trainer(name), DATA[name](), saves)
+    assert len(saves.paths) == EPOCHS + expected[2][0]
+    for path in saves.paths[:: 1 if name == "arrays" else 5]:
+        made = trainer(name)
+        made.restore_snapshot(path)
+        assert_same(fit(made, DATA[name]()), expected, at=f"from {path.name}")
     assert np.isfinite(expected[0]["val_loss"]).all()
 
 
-def test_the_state_of_another_model_changes_nothing(monkeypatch):
-    fit = Fit(monkeypatch, DATA["arrays"]())
-    fit.whole()
-    arrays = dict(fit.kept[0].arrays)
-    del arrays["variables/model/sequential/dense/kernel"]
-    told = "another training: model/sequential/dense/kernel, float32 of shape .* is not in the"
-    with pytest.raises(ValueError, match=told):
-        fit.from_state(fit.kept[0]._replace(arrays=arrays))
+VALIDATION = {
+    "tf.data": lambda: {"validation_data": pipeline().batch(BATCH)},
+    "a generator": lambda: {"validation_data": batches(), "validation_steps": 2},
+    "PyDataset": lambda: {"validation_data": Slices()},
+}
+
+
+@pytest.mark.parametrize("make", **each(VALIDATION))
+def test_validation_goes_on_with_its_data_too(tmp_path, make):
+    saves = Saves(tmp_path)
+    expected = fit(trainer(), DATA["arrays"](), saves, **make())
+    for path in saves.paths[::5]:
+        made = trainer()
+        made.restore_snapshot(path)
+        assert_same(fit(made, DATA["arrays"](), **make()), expected, at=f"from {path.name}")
+
+
+def test_a_seed_that_was_left_open_comes_back(tmp_path):
+    def made(state: int) -> CustomTrainer:
+        model = seeded(network)
+        keras.utils.set_random_seed(state)
+        return CustomTrainer(model, optimizer="sgd", loss="sparse_categorical_crossentropy")
+
+    saves = Saves(tmp_path)
+    first, second = made(1), made(2)
+    assert first.seed != second.seed
+    expected = fit(first, DATA["arrays"](), saves)
+    second.restore_snapshot(saves.paths[3])
+    assert_same(fit(second, DATA["arrays"]()), expected)
+    assert second.seed == first.seed

@@ -3,5 +3,6 @@
 from trainer.callbacks.for_network import ForNetwork
 from trainer.callbacks.progress_bar import ProgressBar
 from trainer.callbacks.sample_images import SampleImages
+from trainer.callbacks.snapshots import Snapshots
 
-__all__ = ["ForNetwork", "ProgressBar", "SampleImages"]
+__all__ = ["ForNetwork", "ProgressBar", "SampleImages", "Snapshots"]

@@ -47,6 +47,14 @@ class ProgressBar(keras.callbacks.Callback):
         self._done = step + 1
         return self._bar is not None and time.monotonic() - self._drawn >= _SECONDS_BETWEEN_DRAWS
 
+    def get_state(self) -> dict[str, Any]:  # noqa: D102
+        return {"done": self._done}
+
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: D102
+        self._done = state["done"]
+        if self._bar is not None:
+            self._bar.n = self._bar.initial = self._done
+
     def close(self) -> None:
         """Ends a bar that an error left unfinished."""
         if self._bar is not None:

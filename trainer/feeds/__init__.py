@@ -14,7 +14,13 @@ import tensorflow as tf
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
 from trainer.feeds.feed import Batch, Feed, Source, Window
-from trainer.feeds.iterables import GeneratorFeed, IteratorFeed, PyDatasetFeed, class_weights
+from trainer.feeds.iterables import (
+    GeneratorFeed,
+    GrainFeed,
+    IteratorFeed,
+    PyDatasetFeed,
+    class_weights,
+)
 from trainer.feeds.memory import free_bytes
 from trainer.feeds.rows import row_count, split_rows
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
@@ -211,5 +217,7 @@ def _source_feed(
     _refuse(kind, class_weight=class_weight)
     if kind == "generator":
         return GeneratorFeed(x, most)
-    has_length = kind == "torch DataLoader" and hasattr(x.dataset, "__len__")
+    if kind == "grain dataset":
+        return GrainFeed(lambda: iter(x))
+    has_length = hasattr(x.dataset, "__len__")
     return IteratorFeed(lambda: iter(x), len(x) if has_length else None)

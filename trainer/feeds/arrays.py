@@ -148,8 +148,9 @@ class ArrayFeed(Feed):
     def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
         data = tree.map_structure(as_array, data)
         self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
-        self._shuffle = shuffle
-        self._seed = seed
+        self.shuffle = shuffle
+        self.seed = seed
+        self.batch_size = batch_size
         self.steps = math.ceil(self.rows / batch_size)
         arrays = tree.lists_to_tuples(tree.map_structure(on_device, data))
         even = self.rows % batch_size == 0
@@ -157,7 +158,7 @@ class ArrayFeed(Feed):
         self.full_steps = self.rows // batch_size if have_one_shape(arrays) else 0
 
     def _start_pass(self, epoch: int) -> None:
-        order = row_order(self.rows, self._source.batch_size, self._shuffle, self._seed, epoch)
+        order = row_order(self.rows, self.batch_size, self.shuffle, self.seed, epoch)
         if order is not None:
             self._source = self._source._replace(order=tf.constant(order))
         self._full_source = self._source._replace(full=True)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import threading
+import time
+import warnings
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
+from trainer.feeds.iterators import content_of, set_content, skip
+from trainer.feeds.pipelines import check_draws, shuffles_in
 
 tree = keras.tree
 _PREFETCHED = "_prefetched_for_trainer"
+_SHARE = 40  # of the time goes by until what an iterator holds is looked up again
 
 
 class IteratorSource(NamedTuple):
@@ -65,8 +73,27 @@ class _IteratorFeed(Feed):
         threading.Thread(target=dropped.clear).start()
 
 
+class Base(NamedTuple):
+    """A place in the data to start from.
+
+    Attributes:
+        data: what the iterator held, as `set_content` takes it.
+        position: batches of the pass that were taken.
+        passes: how many passes were before.
+    """
+
+    data: np.ndarray
+    position: int
+    passes: int
+
+
 class DatasetFeed(_IteratorFeed):
-    """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`."""
+    """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`.
+
+    A state has what the iterator held at some place not long ago, and how many batches were taken
+    since: to look it up takes long where a shuffle has a large buffer, and not everywhere does
+    TensorFlow know how often each shuffle of the pipeline was begun.
+    """
 
     def __init__(self, dataset: Any):
         cardinality = dataset.cardinality
@@ -76,16 +103,123 @@ class DatasetFeed(_IteratorFeed):
         self._read = _prefetched(dataset) if isinstance(dataset, tf.data.Dataset) else dataset
         self.steps = count if count >= 0 else None
         self.infinite = count == tf.data.INFINITE_CARDINALITY
+        self.runs_forward = not isinstance(dataset, tf.data.Dataset)
+        self._base: Base | None = None
+        self._keeps_base = False
+        self._look_again_at = 0.0
+        self._counted: frozenset[bytes] = frozenset()
+        self._first: tuple[np.ndarray, str] | None = None  # what an iterator held, and its follower
 
-    def _start_pass(self, epoch: int) -> None:
-        self._read_from(iter(self._read))
+    def window(self, k: int) -> Window:  # noqa: D102
+        if self._keeps_base:
+            self._look_for_base()
+        return super().window(k)
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self.dataset.element_spec
 
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        if not self.runs_forward and self._source is not None:
+            self._keeps_base = True
+            self._look_for_base()
+        base = self._base and (self._base.data, self._base.position)
+        return super().state() | {"base": base, "first": self._first}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if state["base"] is None:
+            super().restore(state)
+            return
+        data, position = state["base"]
+        (epoch, taken), *later = state["passes"]
+        self.rewind(epoch)
+        set_content(self._source.iterator, data)
+        self.position = position
+        self._base = Base(data, position, len(self._passes_before))
+        self._skip(taken - position)
+        for epoch, taken in later:
+            self.seek(epoch, taken)
+        self.exhausted = state["exhausted"]
+
+    def check_repeatable(self) -> None:  # noqa: D102
+        if self.runs_forward:
+            return
+        self.rewind(0)
+        content = content_of(self._source.iterator)
+        if content is None:
+            check_draws(self.dataset)
+            self.runs_forward = True
+        else:
+            self._first = content.data, self._follower(content.data)
+            self._base, self._keeps_base = Base(content.data, 0, 0), True
+
+    def check_restorable(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if state["first"] is None:
+            return
+        self.rewind(0)
+        data, follower = state["first"]
+        try:
+            following = self._follower(data)
+        except tf.errors.OpError as error:
+            raise ValueError(
+                "The tf.data pipeline is another one than that of the snapshot: make it as it was, "
+                "or give another directory."
+            ) from error
+        if following != follower:
+            warnings.warn(
+                "The tf.data pipeline shuffles without a seed, so after the pass that goes on here "
+                "the next ones come in another order than without the restart: give shuffle a "
+                "seed, or call keras.utils.set_random_seed before the dataset is made.",
+                stacklevel=2,
+            )
+
+    def _start_pass(self, epoch: int) -> None:
+        self._read_from(iter(self._read))
+
+    def _skip(self, batches: int) -> None:
+        try:
+            skip(self._source.iterator, tf.constant(batches, tf.int64))
+        except tf.errors.OutOfRangeError:
+            raise StopIteration from None
+        self.position += batches
+
+    def _passes_to_repeat(self) -> list[tuple[int, int]]:
+        start = 0 if self._base is None else self._base.passes
+        return [*self._passes_before[start:], *super()._passes_to_repeat()[-1:]]
+
+    @functools.cached_property
+    def _shuffles(self) -> int:
+        return shuffles_in(self.dataset)
+
+    def _look_for_base(self) -> None:
+        """Makes the place where the feed is the base, if that is due and if it will do."""
+        started = time.perf_counter()
+        # At the begin of a later pass a shuffle that others read from has no iterator yet.
+        is_inside = self.position > 0 or not self._passes_before
+        if started < self._look_again_at or self.ended or not is_inside:
+            return
+        content = content_of(self._source.iterator)
+        seconds = time.perf_counter() - started
+        self._look_again_at = started + (1 + _SHARE) * seconds
+        if content is None:
+            self.runs_forward, self._keeps_base = True, False
+            return
+        self._counted |= content.counted
+        is_start = not self.position and not self._passes_before
+        if is_start or len(content.counted) >= max(self._shuffles, len(self._counted)):
+            self._base = Base(content.data, self.position, len(self._passes_before))
+
+    def _follower(self, data: np.ndarray) -> str:
+        """Sets the iterator to `data`; returns what tells the next iterator from others."""
+        set_content(self._source.iterator, data)
+        following = content_of(iter(self._read))
+        set_content(self._source.iterator, data)  # the next one counts as not made
+        return hashlib.sha256(following.data).hexdigest()
+
 
 class ReplicatedFeed(_IteratorFeed):
     """Batches of another feed, each split among the replicas of a strategy."""
+
+    runs_forward = True
 
     def __init__(self, feed: Feed, strategy: tf.distribute.Strategy):
         self._feed = feed

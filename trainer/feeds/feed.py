@@ -64,6 +64,10 @@ class Feed(abc.ABC):
         position: batches taken from the current pass.
         exhausted: whether the pass was found to have no further batch.
         pass_of: the epoch that the pass was started for, `None` before the first one.
+        seed: seed of the order, where the feed itself shuffles, else `None`.
+        shuffle: whether and how the feed itself shuffles.
+        batch_size: rows a batch, where the feed cuts the batches, else `None`.
+        runs_forward: whether it comes to a position only by fetching all that was fetched before.
         full_steps: batches of a pass, the first ones, that `full_window` gives.
         is_in_graph: whether a compiled function reads the batches; otherwise only Python can.
     """
@@ -76,15 +80,31 @@ class Feed(abc.ABC):
     is_in_graph: bool = False
     full_steps: int = 0
     pass_of: int | None = None
+    seed: int | None = None
+    shuffle: bool | str = False
+    batch_size: int | None = None
+    runs_forward: bool = False
+    _passes_before: tuple[tuple[int, int], ...] = ()  # the epoch and the batches taken of each
 
     def rewind(self, epoch: int) -> None:
         """Starts a new pass; what the feed itself shuffles gets the order of `epoch`."""
-        if self.pass_of == epoch and not self.position and not self.exhausted:
-            return  # such a pass has just been started, and nothing was taken from it
+        if self._serves(epoch):
+            self.pass_of = epoch
+            return
+        if self.pass_of is not None:
+            self._passes_before += ((self.pass_of, self.position),)
         self.position = 0
         self.exhausted = False
         self.pass_of = epoch
         self._start_pass(epoch)
+
+    def _serves(self, epoch: int) -> bool:
+        """Returns whether a pass was started, and nothing was taken from it, that `epoch` can have.
+
+        Without a seed the feed does not shuffle, and all passes are alike to it.
+        """
+        is_new = self.pass_of is not None and not self.position and not self.exhausted
+        return is_new and (self.seed is None or self.pass_of == epoch)
 
     def seek(self, epoch: int, position: int) -> None:
         """Starts a new pass, as `rewind` does, as if `position` batches of it had been taken.
@@ -103,6 +123,42 @@ class Feed(abc.ABC):
         """Goes past the first batches of the pass that has just been started."""
         for _ in range(batches):
             self.next()
+
+    def state(self) -> dict[str, Any]:
+        """Returns where the feed is: what `restore` takes, plain values and arrays."""
+        passes = self._passes_to_repeat()
+        return {"passes": passes, "exhausted": self.exhausted, "seed": self.seed}
+
+    def _passes_to_repeat(self) -> list[tuple[int, int]]:
+        """Returns the epoch and the batches taken of each pass that `restore` has to go through."""
+        passes = [] if self.pass_of is None else [(self.pass_of, self.position)]
+        return [*self._passes_before, *passes] if self.runs_forward else passes
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Sets the feed to where another one of the same data was when it told its `state`.
+
+        Raises:
+            StopIteration: the data have fewer batches.
+        """
+        if state["seed"] != self.seed:
+            self.seed, self.pass_of = state["seed"], None
+        for epoch, position in state["passes"]:
+            self.seek(epoch, position)
+        self.exhausted = state["exhausted"]
+
+    def check_repeatable(self) -> None:  # noqa: B027
+        """Checks, before anything was taken, that another process can go on with the batches.
+
+        Raises:
+            ValueError: the batches follow from what cannot be set back; the message names it.
+        """
+
+    def check_restorable(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Checks, before anything was taken, that `restore` can take `state`.
+
+        Raises:
+            ValueError: it is of other data.
+        """
 
     @abc.abstractmethod
     def _start_pass(self, epoch: int) -> None:

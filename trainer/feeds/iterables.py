@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +73,8 @@ class IteratorFeed(IterableFeed):
         steps: batches in a pass, `None` where that is not known.
     """
 
+    runs_forward = True
+
     def __init__(self, start: Callable[[], Iterator[Any]], steps: int | None = None):
         super().__init__(concurrent.futures.ThreadPoolExecutor(1))
         self._start = start
@@ -84,6 +88,71 @@ class IteratorFeed(IterableFeed):
 
     def _ready(self, batch: Any) -> Batch:
         return batch if batch is _END else super()._ready(batch)
+
+
+class GrainFeed(IteratorFeed):
+    """Batches of a grain dataset or loader, whose iterators tell their state and take it back.
+
+    Args:
+        start: called for each pass, returns an iterator over its batches.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[Any]]):
+        super().__init__(start)
+        self._iterator: Any = None
+        self._state: Any = None
+        self._states_ahead: collections.deque[Any] = collections.deque()
+
+    def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
+        self._iterator = self._start()
+        return self._calls_from(_state_of(self._iterator))
+
+    def next(self) -> Batch:  # noqa: D102
+        batch = super().next()
+        self._state = self._states_ahead.popleft()
+        return batch
+
+    @property
+    def runs_forward(self) -> bool:
+        """Whether the iterator has no state to go back to."""
+        return self._iterator is not None and self._state is None
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return super().state() | {"iterator": self._state}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if state["iterator"] is None:
+            super().restore(state)
+            return
+        ((epoch, position),) = state["passes"]
+        self.rewind(epoch)
+        self._iterator.set_state(state["iterator"])
+        self._batches = self._fetched(self._calls_from(state["iterator"]))
+        self._peeked = None
+        self.position, self.exhausted = position, state["exhausted"]
+
+    def _calls_from(self, state: Any) -> Iterable[Callable[[], Any]]:
+        self._state = state
+        self._states_ahead.clear()
+        return itertools.repeat(functools.partial(_with_state_after, self._iterator))
+
+    def _ready(self, batch: Any) -> Batch:
+        if batch is _END:
+            return batch
+        batch, state = batch
+        self._states_ahead.append(state)
+        return super()._ready(batch)
+
+
+def _with_state_after(iterator: Any) -> Any:
+    batch = next(iterator, _END)
+    return batch if batch is _END else (batch, _state_of(iterator))
+
+
+def _state_of(iterator: Any) -> Any | None:
+    with contextlib.suppress(Exception):  # a dataset of the user's own need not have one
+        return iterator.get_state()
+    return None
 
 
 class GeneratorFeed(IteratorFeed):
@@ -126,10 +195,11 @@ class PyDatasetFeed(IterableFeed):
         ahead = dataset.max_queue_size if dataset.workers > 1 else _AHEAD
         super().__init__(_workers(dataset), ahead)
         self._dataset = dataset
-        self._shuffle = shuffle
-        self._seed = seed
+        self.shuffle = shuffle
+        self.seed = seed
         self._class_weight = class_weight
         self._in_processes = dataset.use_multiprocessing and dataset.workers > 0
+        self._epochs_began = self._epochs_ended = 0
 
     @property
     def steps(self) -> int | None:
@@ -160,15 +230,30 @@ class PyDatasetFeed(IterableFeed):
         self.position = batches
 
     def epoch_began(self) -> None:  # noqa: D102
+        self._epochs_began += 1
         self._dataset.on_epoch_begin()
 
     def epoch_ended(self) -> None:  # noqa: D102
+        self._epochs_ended += 1
         self._dataset.on_epoch_end()
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        epochs = {"epochs_began": self._epochs_began, "epochs_ended": self._epochs_ended}
+        return super().state() | epochs
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+        # A data set may change itself in its hooks: they are called as often.
+        for epoch in range(state["epochs_began"]):
+            self.epoch_began()
+            if epoch < state["epochs_ended"]:
+                self.epoch_ended()
+        self.pass_of = None
+        super().restore(state)
 
     def _numbers(self, epoch: int) -> Iterable[int]:
         if self.steps is None:
             return itertools.count()
-        order = row_order(self.steps, 1, self._shuffle, self._seed, epoch)
+        order = row_order(self.steps, 1, self.shuffle, self.seed, epoch)
         return range(self.steps) if order is None else map(int, order)
 
     def _ready(self, batch: Any) -> Batch:

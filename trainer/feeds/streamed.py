@@ -44,9 +44,9 @@ class StreamedFeed(Feed):
         data = tree.map_structure(as_array, data)
         self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
         self._data = tree.lists_to_tuples(tree.map_structure(_gatherable, data))
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
         self.steps = math.ceil(self.rows / batch_size)
         first_row = self._read(range(1))
         self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
@@ -62,7 +62,7 @@ class StreamedFeed(Feed):
         self._start_chunks(epoch, first=0)
 
     def _skip(self, batches: int) -> None:
-        full = self.rows // self._batch_size
+        full = self.rows // self.batch_size
         into = batches % self._chunk_steps if batches < full else 0
         self._start_chunks(self.pass_of, first=batches - into)
         self.position = batches
@@ -93,16 +93,16 @@ class StreamedFeed(Feed):
 
     def _end_of_chunk(self, first: int) -> int:
         # An odd last batch is a chunk of its own: all others can have one shape.
-        full = self.rows // self._batch_size
+        full = self.rows // self.batch_size
         return min(first + self._chunk_steps, full) if first < full else self.steps
 
     def _calls(self, epoch: int, first: int) -> Iterator[Callable[[], ArraySource]]:
-        order = row_order(self.rows, self._batch_size, self._shuffle, self._seed, epoch)
+        order = row_order(self.rows, self.batch_size, self.shuffle, self.seed, epoch)
         while first < self.steps:
             stop = self._end_of_chunk(first)
-            start_row, stop_row = (step * self._batch_size for step in (first, stop))
+            start_row, stop_row = (step * self.batch_size for step in (first, stop))
             # XLA compiles for a shape: the last full batches get the shape of the others.
-            size = self._chunk_steps * self._batch_size if stop <= self.full_steps else None
+            size = self._chunk_steps * self.batch_size if stop <= self.full_steps else None
             if order is None:
                 rows = range(start_row, start_row + size if size else min(stop_row, self.rows))
             else:
@@ -112,8 +112,8 @@ class StreamedFeed(Feed):
             first = stop
 
     def _chunk(self, rows: np.ndarray | range) -> ArraySource:
-        even = self.rows % self._batch_size == 0
-        return ArraySource(self._read(rows), None, self._batch_size, even, full=even)
+        even = self.rows % self.batch_size == 0
+        return ArraySource(self._read(rows), None, self.batch_size, even, full=even)
 
     def _read(self, rows: np.ndarray | range) -> Any:
         """Returns `rows` as tensors, as `on_device` returns them; behind the last row, anything."""

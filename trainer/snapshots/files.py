@@ -1,8 +1,8 @@
 """Snapshots on disk: written beside, flushed, then renamed; read only where every checksum holds.
 
-A snapshot is a folder `snapshot-<step>`: `arrays.npz` holds the arrays, `manifest` its own checksum
-on a line, then, as JSON, the facts and the checksum of each other file. There may be further files.
-Nothing is pickled, so loading a snapshot runs no code.
+A snapshot is a folder `snapshot-<step>-<epoch>`: `arrays.npz` holds the arrays, `manifest` its own
+checksum on a line, then, as JSON, the facts and the checksum of the other file. Nothing is pickled,
+so loading a snapshot runs no code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tensorflow as tf
 
 FORMAT = 1
 _MANIFEST, _ARRAYS = "manifest", "arrays.npz"
-_NAME = re.compile(r"snapshot-(\d{12,})")
+_NAME = re.compile(r"snapshot-(\d{12,})-(\d{6,})")
 _UNFINISHED = ".unfinished-"
 
 
@@ -34,31 +34,36 @@ class Contents(NamedTuple):
     Attributes:
         facts: what JSON can hold, by name.
         arrays: arrays by name; floats of 16 bits and less, too.
-        folder: has the further files, `None` where there are none. Writing a snapshot takes them
-            away from there.
     """
 
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    folder: Path | None = None
 
 
-class DamagedSnapshotError(Exception):
+class DamagedSnapshotError(ValueError):
     """A snapshot that is not what was written."""
 
 
-def name_of(step: int) -> str:
-    """Returns the name of the folder of a snapshot at a training step."""
-    return f"snapshot-{step:012}"
+def name_of(step: int, epoch: int) -> str:
+    """Returns the name of the folder of a snapshot, taken after so many steps and epochs."""
+    return f"snapshot-{step:012}-{epoch:06}"
 
 
 def found_in(directory: Path) -> list[Path]:
-    """Returns the snapshots in `directory`, damaged ones too, the one of the latest step first."""
+    """Returns the snapshots in `directory`, damaged ones too, the latest first."""
     if not directory.is_dir():
         return []
-    named = ((_NAME.fullmatch(path.name), path) for path in directory.iterdir())
-    by_step = [(int(match[1]), path) for match, path in named if match]
-    return [path for _, path in sorted(by_step, reverse=True)]
+    return sorted(filter(_place_of, directory.iterdir()), key=_place_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Returns the steps that were done by a snapshot, told by its name."""
+    return _place_of(path)[0]
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    match = _NAME.fullmatch(path.name)
+    return match and (int(match[1]), int(match[2]))
 
 
 def check_writable(directory: Path) -> None:
@@ -81,7 +86,7 @@ def check_writable(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def unfinished(directory: Path) -> Iterator[Path]:
+def _unfinished(directory: Path) -> Iterator[Path]:
     """Yields a new folder in `directory` that is removed in the end, if it is still there."""
     folder = directory / f"{_UNFINISHED}{uuid.uuid4().hex}"
     folder.mkdir()
@@ -99,13 +104,11 @@ def write(path: Path, contents: Contents) -> None:
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
-    with unfinished(path.parent) as folder:
+    with _unfinished(path.parent) as folder:
         names = [str(number) for number in range(len(contents.arrays))]
         plain = [_plain(array) for array in contents.arrays.values()]
         np.savez(folder / _ARRAYS, **dict(zip(names, plain, strict=True)))
-        for extra in sorted(contents.folder.iterdir()) if contents.folder else []:
-            os.replace(extra, folder / extra.name)
-        files = {file.name: _checksum(file, flush=True) for file in sorted(folder.iterdir())}
+        files = {_ARRAYS: _checksum(folder / _ARRAYS, flush=True)}
         arrays = {name: array.dtype.name for name, array in contents.arrays.items()}
         _write_manifest(
             folder / _MANIFEST,
@@ -133,11 +136,11 @@ def read(path: Path) -> Contents:
             raise DamagedSnapshotError(f"{name}: {error.strerror}") from None
         if checksum != expected:
             raise DamagedSnapshotError(f"{name} is not what was written")
-    return Contents(manifest["facts"], _arrays(path / _ARRAYS, manifest["arrays"]), path)
+    return Contents(manifest["facts"], _arrays(path / _ARRAYS, manifest["arrays"]))
 
 
 def prune(directory: Path, latest: Path, keep: int) -> None:
-    """Removes all snapshots but `latest` and the `keep` - 1 of earlier steps that are nearest."""
+    """Removes all snapshots but `latest` and the `keep` - 1 that were taken just before it."""
     snapshots = found_in(directory)
     place = snapshots.index(latest)
     for path in [*snapshots[:place], *snapshots[place + keep :]]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from trainer.algorithm import Algorithm
+from trainer.feeds import Feed
 from trainer.loop import Place, Resumed, Run
+from trainer.networks import Networks, trained_networks
 from trainer.progress import Progress
 from trainer.snapshots.callbacks import CallbackStates
 from trainer.snapshots.files import Contents
@@ -15,6 +21,76 @@ from trainer.snapshots.plain import decoded, encoded
 from trainer.snapshots.variables import differences, put_back, training_variables, values
 
 _OF_VARIABLES = "variables/"
+_MADE_BY_STEPS = ("metrics/", "step/")
+
+
+class AlgorithmState:
+    """What training changes of an algorithm: its variables, its seed, and how far it came.
+
+    Args:
+        algorithm: the algorithm.
+        progress: how far its training came.
+        of_steps: returns the variables that its compiled steps read.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        progress: Progress,
+        of_steps: Callable[[], Iterable[tf.Variable]] = tuple,
+    ):
+        self._algorithm = algorithm
+        self._progress = progress
+        self._of_steps = of_steps
+
+    def taken(self) -> Contents:
+        """Returns the state; what training changes later does not change it."""
+        facts = {
+            "seed": self._algorithm.seed,
+            "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
+        }
+        variables = values(self._variables()).items()
+        return Contents(facts, {_OF_VARIABLES + name: value for name, value in variables})
+
+    def differences(self, contents: Contents) -> list[str]:
+        """Returns a line for each variable that is not as in `contents`."""
+        return differences(self._variables(), _values_in(contents))
+
+    def put_back(self, contents: Contents) -> None:
+        """Sets all to `contents`, in which `differences` has found none."""
+        self._put_back(self._variables(), contents)
+
+    def put_back_at_rest(self, contents: Contents) -> None:
+        """Sets to `contents` what is there before a step was taken.
+
+        Raises:
+            ValueError: `contents` are of another model or optimizer; nothing was changed.
+        """
+        for network, optimizer in trained_networks(self._algorithm.model):
+            if network.built and not optimizer.built:
+                optimizer.build(network.trainable_variables)
+        there = _values_in(contents)
+        variables = self._variables()
+        both = {
+            name
+            for name in there.keys() | variables.keys()
+            if not name.startswith(_MADE_BY_STEPS) or (name in there and name in variables)
+        }
+        variables = {name: variables[name] for name in variables if name in both}
+        refuse(differences(variables, {name: there[name] for name in there if name in both}))
+        self._put_back(variables, contents)
+
+    def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
+        put_back(variables, _values_in(contents))
+        facts = contents.facts
+        self._progress.step = facts["progress"]["step"]
+        self._progress.epoch = facts["progress"]["epoch"]
+        self._algorithm.seed = facts["seed"]
+        if isinstance(self._algorithm.model, Networks):
+            self._algorithm.model.seed = facts["seed"]  # which is saved with it
+
+    def _variables(self) -> dict[str, Any]:
+        return training_variables(self._algorithm, self._of_steps())
 
 
 class TrainingState:
@@ -23,77 +99,130 @@ class TrainingState:
     Args:
         algorithm: whose variables are trained.
         run: the training.
-        progress: how far it has come.
-        callbacks: its callbacks.
+        validation: the evaluation after an epoch, if there is one.
+        progress: how far training came.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        run: Run,
-        progress: Progress,
-        callbacks: Iterable[keras.callbacks.Callback],
-    ):
-        self._algorithm = algorithm
+    def __init__(self, algorithm: Algorithm, run: Run, validation: Run | None, progress: Progress):
         self._run = run
-        self._progress = progress
-        self._callbacks = CallbackStates(callbacks)
+        self._model = algorithm.model
+        self._step = algorithm.train_step
+        self._algorithm = AlgorithmState(algorithm, progress, lambda: run.program.variables)
+        self._callbacks = CallbackStates(run.hooks.callbacks)
+        self._feeds = {"data": run.feed}
+        if validation is not None:
+            self._feeds["validation data"] = validation.feed
+        self._described = {name: _described(feed) for name, feed in self._feeds.items()}
+        self._described["data"]["steps an epoch"] = run.steps
+
+    def check_repeatable(self) -> None:
+        """Checks that another process can go on from what `taken` returns.
+
+        Raises:
+            ValueError: the batches cannot be had again; the message says why.
+        """
+        for feed in self._feeds.values():
+            feed.check_repeatable()
 
     def taken(self, place: Place) -> Contents:
         """Returns the state at `place`; what training changes later does not change it."""
-        feed, arrays = self._run.feed, {}
-        facts = {
+        facts, arrays = self._algorithm.taken()
+        training = {
             "epoch": place.epoch,
             "step": place.step,
             "logs": encoded(place.logs, arrays, "logs"),
-            "stop_training": self._algorithm.model.stop_training,
-            "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
-            "feed": {"pass_of": feed.pass_of, "position": feed.position},
-            "exhausted": feed.exhausted,
+            "stop_training": self._model.stop_training,
+            "described": self._described,
+            "feeds": {
+                name: encoded(feed.state(), arrays, name) for name, feed in self._feeds.items()
+            },
             "callbacks": self._callbacks.taken(arrays),
         }
-        variables = values(training_variables(self._algorithm))
-        arrays |= {_OF_VARIABLES + name: value for name, value in variables.items()}
-        return Contents(facts, arrays)
+        return Contents({**facts, "training": training}, arrays)
 
     def resumed(self, contents: Contents) -> Resumed:
         """Returns the training to go on with, and cuts back the files that callbacks write.
 
         Raises:
-            ValueError: the state is of another model, optimizer or metrics; nothing was changed.
+            ValueError: the state is of another model, optimizer, metrics or data; nothing was
+                changed.
         """
-        facts, arrays = contents.facts, contents.arrays
-        self._make_variables()
-        there = {
-            name.removeprefix(_OF_VARIABLES): value
-            for name, value in arrays.items()
-            if name.startswith(_OF_VARIABLES)
+        training, arrays = contents.facts["training"], contents.arrays
+        feeds = {
+            name: (feed, decoded(training["feeds"][name], arrays))
+            for name, feed in self._feeds.items()
+            if name in training["feeds"]
         }
-        variables = training_variables(self._algorithm)
-        if lines := differences(variables, there):
-            raise ValueError(
-                "The snapshot is of another training: " + "; ".join(lines) + ". Build the model, "
-                "the optimizer and the metrics as they were, or give another directory."
-            )
-        self._callbacks.rewind_files(facts["callbacks"])
+        self._make_variables()
+        refuse([*self._other_data(training["described"]), *self._algorithm.differences(contents)])
+        for feed, state in feeds.values():
+            feed.check_restorable(state)
+        self._callbacks.rewind_files(training["callbacks"])
 
-        def put_all_back() -> None:
-            put_back(variables, there)
-            self._callbacks.put_back(facts["callbacks"], arrays)
-            self._algorithm.model.stop_training = facts["stop_training"]
-            self._progress.step = facts["progress"]["step"]
-            self._progress.epoch = facts["progress"]["epoch"]
-            self._seek(facts["feed"]["pass_of"], facts["feed"]["position"], facts["exhausted"])
+        def put_back() -> None:
+            self._algorithm.put_back(contents)
+            self._callbacks.put_back(training["callbacks"], arrays)
+            self._model.stop_training = training["stop_training"]
+            for name, (feed, state) in feeds.items():
+                _tell_of_running_forward(name, feed, state)
+                feed.restore(state)
 
-        place = Place(facts["epoch"], facts["step"], decoded(facts["logs"], arrays))
-        return Resumed(place, put_all_back)
+        logs = decoded(training["logs"], arrays)
+        return Resumed(Place(training["epoch"], training["step"], logs), put_back)
 
     def _make_variables(self) -> None:
         feed = self._run.feed
         feed.rewind(0)
-        self._run.program.output_spec(feed)
+        if self._run.program.output_spec(feed) is None:
+            # A step that runs eagerly need not be one that can be traced.
+            with contextlib.suppress(Exception):
+                tf.function(self._step).get_concrete_function(feed.batch_spec())
 
-    def _seek(self, pass_of: int | None, position: int, exhausted: bool) -> None:
-        if pass_of is not None:
-            self._run.feed.seek(pass_of, position)
-            self._run.feed.exhausted = exhausted
+    def _other_data(self, described: dict[str, dict[str, Any]]) -> list[str]:
+        """Returns a line for each way in which the data are others than those described."""
+        return [
+            f"the {name} had {there[what]} for {what}, and have {here.get(what)}"
+            for name, here in self._described.items()
+            if (there := described.get(name))
+            for what in there
+            if there[what] != here.get(what)
+        ]
+
+
+def refuse(lines: list[str]) -> None:
+    """Raises a `ValueError` that has all `lines`, if there are any."""
+    if lines:
+        raise ValueError(
+            "The snapshot is of another training: " + "; ".join(lines) + ". Make the model, the "
+            "optimizer, the metrics and the data as they were, or give another directory."
+        )
+
+
+def _values_in(contents: Contents) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(_OF_VARIABLES): value
+        for name, value in contents.arrays.items()
+        if name.startswith(_OF_VARIABLES)
+    }
+
+
+def _described(feed: Feed) -> dict[str, Any]:
+    """Returns what can be told of data before they are read, as JSON gives it back."""
+    leaves = keras.tree.flatten_with_path(feed.batch_spec()) if feed.is_in_graph else []
+    return {
+        "batches a pass": feed.steps,
+        "rows": feed.rows,
+        "batch size": feed.batch_size,
+        "shuffle": feed.shuffle,
+        "a batch": [f"{'/'.join(map(str, path))} {spec}" for path, spec in leaves],
+    }
+
+
+def _tell_of_running_forward(name: str, feed: Feed, state: dict[str, Any]) -> None:
+    """Says what it costs that a feed cannot be set to a position."""
+    batches = sum(position for _, position in state["passes"])
+    if feed.runs_forward and batches:
+        print(
+            f"The {name} cannot be set back: its first {batches} batches are fetched again.",
+            flush=True,
+        )

@@ -1,0 +1,238 @@
+"""The snapshots of one `fit`: when they are taken, what training goes on from, and an early end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from trainer.callbacks.for_network import unwrapped
+from trainer.callbacks.snapshots import Snapshots
+from trainer.loop import Place, Resumed
+from trainer.progress import Progress
+from trainer.snapshots import files
+from trainer.snapshots.files import Contents, DamagedSnapshotError
+from trainer.snapshots.preemption import PreemptedError, Preemption
+from trainer.snapshots.state import TrainingState
+from trainer.snapshots.writer import Writer
+
+
+@dataclass
+class Fits:
+    """What a trainer in this process has behind it.
+
+    Attributes:
+        finished: how many calls of `fit` came to their end.
+        step: the step that the last one of them ended with, or the first one began with; later
+            snapshots are of a training to go on with.
+    """
+
+    finished: int = 0
+    step: int | None = None
+
+
+class Session:
+    """The snapshots that are asked for by hand while `fit` runs.
+
+    Args:
+        state: what they hold.
+        resumed: the training to go on with, if there is one.
+
+    Attributes:
+        resumed: the same.
+    """
+
+    def __init__(self, state: TrainingState, resumed: Resumed | None):
+        self.resumed = resumed
+        self._state = state
+        self._wanted: list[Path] = []
+
+    def save(self, path: Path) -> None:
+        """Lets a snapshot be written as soon as all hooks of the batch or the epoch were called."""
+        self._wanted.append(path)
+
+    def between(self, place: Place) -> None:
+        """Writes what is due at `place`."""
+        while self._wanted:
+            files.write(self._wanted.pop(), self._state.taken(place))
+
+
+class KeptSession(Session):
+    """The snapshots that a callback asks for, too, and the early end that it brings.
+
+    Args:
+        state: what they hold.
+        resumed: the training to go on with, if there is one.
+        progress: how far training came.
+        callback: says when they are due.
+        writer: writes them.
+        fit: the number of this `fit` among those of the process, counted from 0.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        resumed: Resumed | None,
+        *,
+        progress: Progress,
+        callback: Snapshots,
+        writer: Writer,
+        fit: int,
+    ):
+        super().__init__(state, resumed)
+        self._progress = progress
+        self._callback = callback
+        self._writer = writer
+        self._fit = fit
+        self._place = resumed and resumed.place
+        self._step, self._time = progress.step, time.monotonic()  # of the last one
+        self._held: tuple[str, Contents] | None = None
+        self.preemption = Preemption(callback.max_seconds)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether training was asked to end."""
+        return self.preemption.is_asked
+
+    def between(self, place: Place) -> None:  # noqa: D102
+        super().between(place)
+        self._place = place
+        if self.is_ending:
+            self.hold()
+            self.end()
+        if self._is_due(place):
+            self._writer.put(*self._taken())
+
+    def hold(self) -> None:
+        """Keeps the state of the last place, as training cannot go on from where it will be."""
+        self._held = self._taken() if self._place else None
+
+    def end(self) -> None:
+        """Ends training with a snapshot of what is held."""
+        if self._held:
+            self._writer.put(*self._held)
+            self._writer.flush()
+        raise PreemptedError
+
+    def _is_due(self, place: Place) -> bool:
+        every, seconds = self._callback.every_steps, self._callback.every_seconds
+        return (
+            not place.step  # the epoch has ended
+            or bool(every and self._progress.step // every > self._step // every)
+            or bool(seconds and time.monotonic() - self._time >= seconds)
+        )
+
+    def _taken(self) -> tuple[str, Contents]:
+        self._step, self._time = self._progress.step, time.monotonic()
+        facts, arrays = self._state.taken(self._place)
+        name = files.name_of(self._progress.step, self._progress.epoch)
+        return name, Contents({**facts, "fit": self._fit}, arrays)
+
+
+@contextlib.contextmanager
+def session_of(
+    state: TrainingState,
+    callbacks: Iterable[keras.callbacks.Callback],
+    progress: Progress,
+    fits: Fits,
+    restored: Contents | None,
+) -> Iterator[Session]:
+    """Yields the session of a `fit`; ends it, and an early end of training is no error of its own.
+
+    Args:
+        state: what snapshots hold.
+        callbacks: the callbacks, a `Snapshots` among them or not.
+        progress: how far training came.
+        fits: what this process has behind it; this `fit` is added.
+        restored: a training to go on with, in place of the latest in the callback's directory.
+
+    Raises:
+        ValueError: the directory cannot be written to, or there is no going on with what it has.
+    """
+    if fits.step is None:
+        fits.step = progress.step
+    callback = _one_of(callbacks)
+    if callback is None:
+        yield Session(state, state.resumed(restored) if restored else None)
+    else:
+        files.check_writable(callback.directory)
+        state.check_repeatable()
+        restored = restored or _latest(callback.directory, fits)
+        resumed = state.resumed(restored) if restored else None
+        writer = Writer(callback.directory, callback.keep)
+        session = KeptSession(
+            *(state, resumed),
+            progress=progress,
+            callback=callback,
+            writer=writer,
+            fit=fits.finished,
+        )
+        with _ended_early(session, callback), contextlib.closing(writer):
+            yield session
+        if callback.preempted:
+            return
+    fits.finished += 1
+    fits.step = progress.step
+
+
+@contextlib.contextmanager
+def _ended_early(session: KeptSession, callback: Snapshots) -> Iterator[None]:
+    """Lets `callback` take part in `session`, and training end early."""
+    callback.begin_session(session)
+    try:
+        with session.preemption.watching():
+            yield
+    except PreemptedError:
+        callback.preempted = True
+        print(
+            f"Training ends early, as {session.preemption.reason}; its snapshot is in "
+            f"{callback.directory}.",
+            flush=True,
+        )
+    finally:
+        callback.end_session()
+    if callback.preempted and callback.exit_code is not None:
+        raise SystemExit(callback.exit_code)
+
+
+def _one_of(callbacks: Iterable[keras.callbacks.Callback]) -> Snapshots | None:
+    found = [c for c in map(unwrapped, callbacks) if isinstance(c, Snapshots)]
+    if len(found) > 1:
+        raise ValueError(f"There are {len(found)} Snapshots callbacks: give one.")
+    return found[0] if found else None
+
+
+def _latest(directory: Path, fits: Fits) -> Contents | None:
+    """Returns the latest snapshot that verifies, of a training that did not end in this process."""
+    for path in files.found_in(directory):
+        if files.step_of(path) <= fits.step:
+            return None
+        try:
+            contents = files.read(path)
+        except DamagedSnapshotError as error:
+            warnings.warn(f"The snapshot {path} is damaged and passed over: {error}.", stacklevel=2)
+            continue
+        _check_is_of_this_fit(path, contents, fits)
+        training = contents.facts["training"]
+        print(
+            f"Training goes on from {path}: {training['epoch']} epochs, and {training['step']} "
+            "steps of the next one, are done.",
+            flush=True,
+        )
+        return contents
+    return None
+
+
+def _check_is_of_this_fit(path: Path, contents: Contents, fits: Fits) -> None:
+    fit = contents.facts["fit"]
+    if fit != fits.finished:
+        raise ValueError(
+            f"The snapshot {path} was taken in call {fit + 1} of fit of its process, and this is "
+            f"call {fits.finished + 1}: give each call a directory of its own, or go on with that "
+            f"one by trainer.restore_snapshot({str(path)!r}) before fit."
+        )

@@ -1,0 +1,91 @@
+"""Snapshots written in a thread, beside the training."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import threading
+import warnings
+from pathlib import Path
+
+from trainer.snapshots import files
+from trainer.snapshots.files import Contents
+
+
+class Writer:
+    """Writes snapshots one after the other; of those that wait meanwhile only the latest.
+
+    One that cannot be written is told of by a warning, and those that are there stay.
+
+    Args:
+        directory: the folder of the snapshots.
+        keep: how many of them to keep.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        self._directory = directory
+        self._keep = keep
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._waiting: tuple[str, Contents] | None = None
+        self._failure: Exception | None = None
+        self._fails = False
+        self._last: concurrent.futures.Future | None = None
+
+    def put(self, name: str, contents: Contents) -> None:
+        """Lets the thread write a snapshot called `name`."""
+        with self._lock:
+            self._waiting = name, contents
+        self._last = self._thread.submit(self._write_waiting)
+        self._tell()
+
+    def flush(self) -> None:
+        """Returns once all is written."""
+        if self._last is not None:
+            self._last.result()
+        self._tell()
+
+    def close(self) -> None:
+        """Ends the thread, once all is written."""
+        self._thread.shutdown()
+        self._tell()
+
+    def _write_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return  # a later one was written in its place
+        name, contents = waiting
+        path = self._directory / name
+        try:
+            files.write(path, contents)
+            files.prune(self._directory, path, self._keep)
+            self._fails = False
+        except OSError as error:
+            if not self._fails:  # once, not for each snapshot of a disk that stays full
+                self._failure = Warning(_told(error, path, contents))
+            self._fails = True
+        except Exception as error:
+            self._failure = error
+
+    def _tell(self) -> None:
+        failure, self._failure = self._failure, None
+        if isinstance(failure, Warning):
+            warnings.warn(str(failure), stacklevel=2)
+        elif failure is not None:
+            raise failure
+
+
+def _told(error: OSError, path: Path, contents: Contents) -> str:
+    needed = sum(array.nbytes for array in contents.arrays.values())
+    free = shutil.disk_usage(path.parent).free
+    latest = next(iter(files.found_in(path.parent)), None)
+    return (
+        f"The snapshot {path} could not be written: {error.strerror}. It needs {_size(needed)}, "
+        f"and {_size(free)} are free. Training goes on; the latest snapshot is "
+        f"{latest.name if latest else 'none at all'}."
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
