@@ -1,0 +1,181 @@
+"""One training that is killed again and again, and one that is not, each process forked from this.
+
+    python -m tests.snapshots.killed SCENARIO DIRECTORY SEED
+
+TensorFlow is imported once; it starts no thread before a child uses it. A line is written for each
+child: the step it was killed at, how it ended, and whether that was in the midst of saving.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests import gans
+from tests.models import labels, numbers, seeded
+from trainer import CustomTrainer, GANTrainer, program
+from trainer.callbacks import ForNetwork, Snapshots
+from trainer.snapshots.variables import training_variables, values
+
+KILLS = 20
+EPOCHS = 5
+ROWS, BATCH, STEPS = 403, 8, 51  # an odd last batch
+X, Y = numbers(ROWS, 4), labels(ROWS)
+IMAGES = np.tanh(numbers(ROWS, *gans.IMAGE))
+
+
+def network() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def custom_trainer(**how: Any) -> CustomTrainer:
+    return CustomTrainer(
+        seeded(network),
+        optimizer=keras.optimizers.Adam(0.01),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **{"jit_compile": False, "seed": 3, **how},
+    )
+
+
+def gan_trainer() -> GANTrainer:
+    keras.utils.set_random_seed(0)
+    return GANTrainer(
+        gans.generator(), gans.discriminator(), latent_dim=gans.LATENT, label_noise=0.05, seed=3
+    )
+
+
+class Slices(keras.utils.PyDataset):
+    def __init__(self, *arrays: np.ndarray):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, number):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        batch = tuple(array[rows] for array in self.arrays)
+        return batch if len(batch) > 1 else batch[0]
+
+
+def pipeline(*arrays: np.ndarray) -> dict[str, Any]:
+    rows = tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
+    rows = rows.shuffle(100, seed=5).repeat().batch(BATCH)
+    return {"x": rows, "steps_per_epoch": STEPS}
+
+
+class SeesEachBatch(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+SCENARIOS: dict[str, tuple[Callable, Callable[[], dict[str, Any]], list]] = {
+    "arrays": (custom_trainer, lambda: {"x": X, "y": Y, "batch_size": BATCH}, []),
+    "arrays, single steps": (
+        custom_trainer,
+        lambda: {"x": X, "y": Y, "batch_size": BATCH},
+        [SeesEachBatch],
+    ),
+    "arrays, XLA": (
+        lambda: custom_trainer(jit_compile=True),
+        lambda: {"x": X, "y": Y, "batch_size": BATCH},
+        [],
+    ),
+    "tf.data": (custom_trainer, lambda: pipeline(X, Y), []),
+    "tf.data, single steps": (custom_trainer, lambda: pipeline(X, Y), [SeesEachBatch]),
+    "PyDataset": (custom_trainer, lambda: {"x": Slices(X, Y)}, []),
+    "GAN, arrays": (gan_trainer, lambda: {"x": IMAGES, "batch_size": BATCH}, []),
+    "GAN, tf.data, single steps": (gan_trainer, lambda: pipeline(IMAGES), [SeesEachBatch]),
+    "GAN, PyDataset": (gan_trainer, lambda: {"x": Slices(IMAGES)}, []),
+}
+
+
+def callbacks_for(trainer: CustomTrainer, directory: Path) -> list[keras.callbacks.Callback]:
+    is_gan = isinstance(trainer, GANTrainer)
+    monitor = "val_g_loss" if is_gan else "val_loss"
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor, patience=1, min_delta=0.05, cooldown=1)
+    best = directory / "best.keras"
+    return [
+        keras.callbacks.EarlyStopping(
+            monitor, patience=3, min_delta=0.01, restore_best_weights=not is_gan
+        ),
+        ForNetwork("generator", plateau) if is_gan else plateau,
+        keras.callbacks.ModelCheckpoint(best, monitor, save_best_only=True, mode="min"),
+        keras.callbacks.CSVLogger(directory / "log.csv"),
+    ]
+
+
+def train(scenario: str, directory: Path, *, snapshots: bool, kill_at: float | None = None) -> None:
+    """Trains to the end, or until it is killed, and writes the result."""
+    make, data, more = SCENARIOS[scenario]
+    directory.mkdir(exist_ok=True)
+    trainer = make()
+    callbacks = callbacks_for(trainer, directory) + [kind() for kind in more]
+    if snapshots:
+        callbacks.append(Snapshots(directory / "snapshots", every_steps=10))
+    if kill_at is not None:
+        threading.Thread(target=kill, args=(trainer, kill_at), daemon=True).start()
+    held_out = IMAGES[:200] if isinstance(trainer, GANTrainer) else (X[:200], Y[:200])
+    history = trainer.fit(
+        **data(), epochs=EPOCHS, verbose=0, callbacks=callbacks, validation_data=held_out
+    )
+    facts = {"history": history.history, "epochs": history.epoch, "step": trainer.step}
+    (directory / "facts.json").write_text(json.dumps(facts))
+    np.savez(directory / "variables.npz", **values(training_variables(trainer)))
+
+
+def kill(trainer: CustomTrainer, step: float) -> None:
+    """Kills this process soon after `step`, whatever it is at by then."""
+    while trainer.step < step:
+        time.sleep(0.0005)
+    time.sleep(step % 1 * 0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(*arguments: Any, **how: Any) -> None:
+    """Trains in a process of its own."""
+    child = os.fork()
+    if not child:
+        try:
+            train(*arguments, **how)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    in_saving = bool(list(arguments[1].glob("snapshots/.unfinished*")))
+    outcome = {"at": how.get("kill_at"), "code": os.waitstatus_to_exitcode(status)}
+    print(json.dumps({**outcome, "in saving": in_saving}), flush=True)
+
+
+if __name__ == "__main__":
+    name, folder, seed = sys.argv[1:]
+    program.STEPS_ALONE = 0  # groups from the first step on
+    draws = random.Random(f"{name} {seed}")
+    run(name, Path(folder, "undisturbed"), snapshots=False)
+    total = json.loads(Path(folder, "undisturbed", "facts.json").read_text())["step"]
+    for moment in sorted(draws.uniform(0, total) for _ in range(KILLS)):
+        run(name, Path(folder, "killed"), snapshots=True, kill_at=moment)
+    run(name, Path(folder, "killed"), snapshots=True)
