@@ -29,6 +29,8 @@ from trainer.progress import Progress
 from trainer.seeds import seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
+from trainer.snapshots.guarding import guarded
+from trainer.snapshots.plain import decoded
 from trainer.snapshots.session import Fits, Session, session_of
 from trainer.snapshots.state import AlgorithmState, TrainingState
 from trainer.watching import Mode
@@ -218,6 +220,7 @@ class CustomTrainer(Algorithm):
             self._programs.build_for_training(feed)
             with self._hooks(callbacks, verbose, shown_steps, epochs, add_history=True) as hooks:
                 run = self._run("train", feed, hooks, steps, epochs)
+                run = guarded(run, self, self._progress)
                 validation = val_feed and self._run("test", val_feed, hooks, val_steps)
                 with self._session_of(run, validation) as session:
                     loop.train(
@@ -381,6 +384,33 @@ class CustomTrainer(Algorithm):
         contents = files.read(Path(path))
         AlgorithmState(self, self._progress).put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
+
+    def replay(self, path: str | os.PathLike) -> dict[str, float]:
+        """Runs a step that the callback `NaNGuard` recorded again, eagerly, for a debugger.
+
+        The trainer is set to the state before the step, and is in it again afterwards.
+
+        Args:
+            path: the folder of the record.
+
+        Returns:
+            The step's logs, those of its batch alone.
+
+        Raises:
+            ValueError: the record is damaged, or of another model or optimizer.
+        """
+        contents = files.read(Path(path))
+        if "batch" not in contents.facts:
+            raise ValueError(f"{path} has no batch: give a folder that NaNGuard wrote.")
+        state = AlgorithmState(self, self._progress)
+        state.put_back_at_rest(contents)
+        self.reset_metrics()
+        batch = decoded(contents.facts["batch"], contents.arrays)
+        program = self._programs.program("train", self._programs.choose_xla("train"))
+        try:
+            return python_logs(program.run_eagerly_on(batch))
+        finally:
+            state.put_back_at_rest(contents)
 
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.

@@ -241,6 +241,13 @@ def trained_networks(model: keras.Model) -> Iterator[tuple[keras.Model, keras.Op
         yield model, model.optimizer
 
 
+def build_optimizers(model: keras.Model) -> None:
+    """Makes the variables of optimizers whose network has its weights."""
+    for network, optimizer in trained_networks(model):
+        if network.built and not optimizer.built:
+            optimizer.build(network.trainable_variables)
+
+
 def _made(identifier: Any, network: keras.Model) -> keras.Optimizer:
     """Returns the optimizer with its variables made, so that a file of them can be loaded."""
     optimizer = keras.optimizers.get(identifier)

@@ -129,6 +129,10 @@ class Program:
         """Runs one step on `batch`, returns its outputs."""
         return self._run_step(lambda: self._step, batch)
 
+    def run_eagerly_on(self, batch: Batch) -> Any:
+        """Runs one step on `batch` as plain Python, for a debugger; returns its outputs."""
+        return self._replicated_step(batch)
+
     def _run_step(self, step: Callable[[], Callable], batch: Batch) -> Any:
         """Returns the outputs of what `step` returns, asked again once XLA is given up."""
         try:

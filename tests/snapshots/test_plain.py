@@ -94,3 +94,14 @@ REFUSED = {
 def test_what_is_more_than_data_is_refused(value):
     with pytest.raises(NotPlainError, match="^value"):
         encoded(value, {}, "value")
+
+
+def test_ragged_and_sparse_tensors_come_back_as_such():
+    ragged = tf.ragged.constant([[[1.0], [2.0, 3.0]], [], [[4.0]]])
+    sparse = tf.sparse.from_dense([[0, 1], [2, 0]])
+    arrays = {}
+    code = json.loads(json.dumps(encoded((ragged, sparse), arrays, "batch")))
+    found = decoded(code, arrays)
+    assert found[0].to_list() == ragged.to_list()
+    assert isinstance(found[1], tf.SparseTensor)
+    assert tf.sparse.to_dense(found[1]).numpy().tolist() == [[0, 1], [2, 0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ def encoded(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     """Returns `value` as what JSON can hold.
 
     Args:
-        value: a number, a string, bytes, an array, a tensor, or a list, tuple, set or dict of such.
+        value: a number, a string, bytes, an array, a tensor, ragged and sparse ones, too, or a
+            list, tuple, set or dict of such.
         arrays: arrays in `value` are added to it, under names that begin with `name`.
         name: the name of `value`.
 
@@ -32,6 +34,9 @@ def encoded(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     for kind, tag in _ARRAYS.items():
         if isinstance(value, kind):
             return {tag: _kept(value, arrays, name)}
+    for kind, (tag, taken_apart, _) in _COMPOSITES.items():
+        if isinstance(value, kind):
+            return {tag: encoded(taken_apart(value), arrays, name)}
     if type(value) is dict:
         items = enumerate(value.items())
         pairs = [[encoded(part, arrays, f"{name}/{n}") for part in pair] for n, pair in items]
@@ -65,7 +70,23 @@ def _sequence(make: type) -> Any:
     return lambda parts, arrays: make(decoded(part, arrays) for part in parts)
 
 
+def _composite(make: Callable[..., Any]) -> Any:
+    return lambda code, arrays: make(*decoded(code, arrays))
+
+
 _ARRAYS = {np.generic: "number", np.ndarray: "array", tf.Tensor: "tensor"}
+_COMPOSITES = {
+    tf.RaggedTensor: (
+        "ragged",
+        lambda ragged: (ragged.flat_values, ragged.nested_row_splits),
+        tf.RaggedTensor.from_nested_row_splits,
+    ),
+    tf.SparseTensor: (
+        "sparse",
+        lambda sparse: (sparse.indices, sparse.values, sparse.dense_shape),
+        tf.SparseTensor,
+    ),
+}
 _SEQUENCES = {list: "list", tuple: "tuple", set: "set"}
 _MADE = {
     "bytes": lambda code, arrays: bytes.fromhex(code),
@@ -75,4 +96,5 @@ _MADE = {
     "list": _sequence(list),
     "tuple": _sequence(tuple),
     "set": _sequence(set),
+    **{tag: _composite(make) for tag, _, make in _COMPOSITES.values()},
 }

@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainer.algorithm import Algorithm
 from trainer.feeds import Feed
 from trainer.loop import Place, Resumed, Run
-from trainer.networks import Networks, trained_networks
+from trainer.networks import Networks, build_optimizers
 from trainer.progress import Progress
 from trainer.snapshots.callbacks import CallbackStates
 from trainer.snapshots.files import Contents
@@ -49,16 +49,16 @@ class AlgorithmState:
             "seed": self._algorithm.seed,
             "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
         }
-        variables = values(self._variables()).items()
+        variables = values(self.variables()).items()
         return Contents(facts, {_OF_VARIABLES + name: value for name, value in variables})
 
     def differences(self, contents: Contents) -> list[str]:
         """Returns a line for each variable that is not as in `contents`."""
-        return differences(self._variables(), _values_in(contents))
+        return differences(self.variables(), _values_in(contents))
 
     def put_back(self, contents: Contents) -> None:
         """Sets all to `contents`, in which `differences` has found none."""
-        self._put_back(self._variables(), contents)
+        self._put_back(self.variables(), contents)
 
     def put_back_at_rest(self, contents: Contents) -> None:
         """Sets to `contents` what is there before a step was taken.
@@ -66,11 +66,9 @@ class AlgorithmState:
         Raises:
             ValueError: `contents` are of another model or optimizer; nothing was changed.
         """
-        for network, optimizer in trained_networks(self._algorithm.model):
-            if network.built and not optimizer.built:
-                optimizer.build(network.trainable_variables)
+        build_optimizers(self._algorithm.model)
         there = _values_in(contents)
-        variables = self._variables()
+        variables = self.variables()
         both = {
             name
             for name in there.keys() | variables.keys()
@@ -89,7 +87,8 @@ class AlgorithmState:
         if isinstance(self._algorithm.model, Networks):
             self._algorithm.model.seed = facts["seed"]  # which is saved with it
 
-    def _variables(self) -> dict[str, Any]:
+    def variables(self) -> dict[str, Any]:
+        """Returns the variables by name, those that exist by now."""
         return training_variables(self._algorithm, self._of_steps())
 
 

@@ -1,0 +1,41 @@
+"""A guard against losses and weights that are no finite numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+
+
+class NaNGuard(keras.callbacks.Callback):
+    """Ends training at the first step whose loss or gradients are not finite, and records it.
+
+    The state before that step and its batch are written to `directory`; the trainer is left as it
+    was before the step, and `trainer.NonFiniteError` tells the step, the first layer whose output
+    is not finite and, coming from the loss, the first variable whose gradient is not.
+    `trainer.replay(path)` runs the step again, eagerly, for a debugger.
+
+    ```python
+    trainer.fit(x, y, callbacks=[trainer.callbacks.NaNGuard("failures")])
+    ```
+
+    A gradient is seen by what it does to a weight: what clipping or loss scaling keeps from it is
+    no failure. The checks read the weights after each step, in the compiled call, and hold no group
+    at fewer steps.
+
+    Args:
+        directory: the folder for a folder a failure, `step-<number>`, counted from 0.
+        skips: how many such steps to leave out, as if the data did not have their batches, before
+            one ends the training. Each is recorded, and told by a warning.
+
+    Raises:
+        ValueError: `skips` is below 0.
+    """
+
+    def __init__(self, directory: str | os.PathLike, skips: int = 0):
+        super().__init__()
+        if not (isinstance(skips, int) and skips >= 0):
+            raise ValueError(f"skips is {skips!r}: expected a number of 0 or more.")
+        self.directory = Path(directory)
+        self.skips = skips
