@@ -7,6 +7,8 @@ The guide writes its loop by hand. Here a subclass has the step, and `fit` has t
 3. Steps run compiled; with `--eager` they run as plain Python, and take several times as long.
 4. With `--add-loss` a layer adds a loss of its own to the one that the labels give.
 
+What the guide does not have: with `--snapshots FOLDER` a run that was killed goes on where it was.
+
 Run it, from anywhere, after `pip install "keras-custom-trainer[examples]"`:
 
     python mnist_classifier.py                      # scikit-learn's digits: offline, some seconds
@@ -23,6 +25,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from trainer import CustomTrainer
+from trainer.callbacks import Snapshots
 
 BATCH_SIZE = 64
 
@@ -105,6 +108,9 @@ def arguments():
         help="add RATE times the sum of the first layer's outputs to the loss; the guide's rate, "
         "%(const)s, is so much for pixels up to 255 that little else is learned, 1e-6 is gentle",
     )
+    parser.add_argument(
+        "--snapshots", metavar="FOLDER", help="save the training there, and go on from there"
+    )
     return digits.parsed(parser)
 
 
@@ -126,7 +132,10 @@ def main():
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="acc")],
         run_eagerly=args.eager,
     )
-    trainer.fit(train, validation_data=validation, epochs=args.epochs, callbacks=[GuideLines()])
+    callbacks = [GuideLines()]
+    if args.snapshots:
+        callbacks.append(Snapshots(args.snapshots, every_seconds=1))
+    trainer.fit(train, validation_data=validation, epochs=args.epochs, callbacks=callbacks)
 
     accuracy = trainer.evaluate(test, verbose=0, return_dict=True)["acc"]
     print(f"Accuracy on {len(x_test)} held-out digits: {accuracy:.4f}")

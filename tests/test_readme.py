@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+ROOT = pathlib.Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def test_the_python_blocks_run(tmp_path):
@@ -17,12 +18,13 @@ def test_the_python_blocks_run(tmp_path):
     result = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(README.parent)},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
     assert "7 epochs, 157 steps" in result.stdout
+    assert list((tmp_path / "snapshots").glob("snapshot-*"))
     assert (tmp_path / "best.keras").exists()
     assert (tmp_path / "gan.keras").exists()
     assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
@@ -30,3 +32,29 @@ def test_the_python_blocks_run(tmp_path):
     ]
     distilled = [float(value) for value in re.findall(r"distance: ([\d.]+)", result.stdout)]
     assert distilled[-1] < distilled[0]
+
+
+def test_a_run_is_killed_and_goes_on(tmp_path):
+    section = README.read_text().partition("## Snapshots\n")[2].partition("\n## ")[0]
+    (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert "kill -9" in commands
+    commands = commands.replace(".venv/bin/python examples", f"{sys.executable} {ROOT}/examples")
+    result = subprocess.run(
+        ["bash", "-c", commands],
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    killed, _, gone_on = result.stdout.partition("Training goes on from run/snapshot-")
+    assert "Accuracy" not in killed
+    assert "Epoch 20/20" in gone_on
+    undisturbed = subprocess.run(
+        [sys.executable, ROOT / "examples" / "mnist_classifier.py", "--epochs", "20"],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    told = re.search(r"Accuracy on .*", undisturbed.stdout)[0]
+    assert told in gone_on

@@ -20,7 +20,7 @@ from trainer.feeds.pipelines import check_draws, shuffles_in
 
 tree = keras.tree
 _PREFETCHED = "_prefetched_for_trainer"
-_SHARE = 40  # of the time goes by until what an iterator holds is looked up again
+_SHARE = 100  # of the time goes by until what an iterator holds is looked up again
 
 
 class IteratorSource(NamedTuple):

@@ -33,11 +33,11 @@ class Contents(NamedTuple):
 
     Attributes:
         facts: what JSON can hold, by name.
-        arrays: arrays by name; floats of 16 bits and less, too.
+        arrays: arrays by name; floats of 16 bits and less, too. To be written they may be tensors.
     """
 
     facts: dict[str, Any]
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
 
 
 class DamagedSnapshotError(ValueError):
@@ -104,15 +104,17 @@ def write(path: Path, contents: Contents) -> None:
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
+    facts, arrays = contents
+    arrays = {name: _as_numpy(array) for name, array in arrays.items()}
     with _unfinished(path.parent) as folder:
-        names = [str(number) for number in range(len(contents.arrays))]
-        plain = [_plain(array) for array in contents.arrays.values()]
+        names = [str(number) for number in range(len(arrays))]
+        plain = [_plain(array) for array in arrays.values()]
         np.savez(folder / _ARRAYS, **dict(zip(names, plain, strict=True)))
         files = {_ARRAYS: _checksum(folder / _ARRAYS, flush=True)}
-        arrays = {name: array.dtype.name for name, array in contents.arrays.items()}
+        dtypes = {name: array.dtype.name for name, array in arrays.items()}
         _write_manifest(
             folder / _MANIFEST,
-            {"format": FORMAT, "facts": contents.facts, "arrays": arrays, "files": files},
+            {"format": FORMAT, "facts": facts, "arrays": dtypes, "files": files},
         )
         _flush(folder)
         if path.exists():
@@ -203,6 +205,10 @@ def _flush(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    return array.numpy() if isinstance(array, tf.Tensor) else array
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from trainer.snapshots.diagnosing import diagnosis, is_finite
 from trainer.snapshots.files import Contents
 from trainer.snapshots.plain import encoded
 from trainer.snapshots.state import AlgorithmState
+from trainer.snapshots.variables import copies
 
 
 class NonFiniteError(ArithmeticError):
@@ -142,8 +143,7 @@ class GuardedProgram:
         return ~tf.reduce_all(tf.stack(finite)) if finite else tf.constant(False)
 
     def _copies(self) -> list[tf.Tensor]:
-        # What is read of a variable shares its memory, which eager steps write on.
-        return [tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(v)) for v in self._variables]
+        return copies(self._variables)
 
     def _put_back(self, values: list[tf.Tensor]) -> None:
         for variable, value in zip(self._variables, values, strict=True):

@@ -46,6 +46,11 @@ def values(variables: dict[str, Variable]) -> dict[str, np.ndarray]:
     return {name: variable.numpy() for name, variable in variables.items()}
 
 
+def copies(variables: Iterable[Variable]) -> list[tf.Tensor]:
+    """Returns the values as tensors of their own: what is read of a variable shares its memory."""
+    return [tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(variable)) for variable in variables]
+
+
 def put_back(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> None:
     """Gives each variable its value of `arrays`; `differences` has to have found nothing."""
     for name, variable in variables.items():

@@ -5,17 +5,23 @@ from __future__ import annotations
 import concurrent.futures
 import shutil
 import threading
+import time
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
+
+_SHARE = 50  # of the time that a snapshot takes goes by until the next one is written
 
 
 class Writer:
     """Writes snapshots one after the other; of those that wait meanwhile only the latest.
 
-    One that cannot be written is told of by a warning, and those that are there stay.
+    It pauses after each, to take but a small share of the time however many there are. One that
+    cannot be written is told of by a warning, and those that are there stay.
 
     Args:
         directory: the folder of the snapshots.
@@ -28,6 +34,8 @@ class Writer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._lock = threading.Lock()
         self._waiting: tuple[str, Contents] | None = None
+        self._next_at = 0.0
+        self._hurries = threading.Event()
         self._failure: Exception | None = None
         self._fails = False
         self._last: concurrent.futures.Future | None = None
@@ -42,21 +50,25 @@ class Writer:
     def flush(self) -> None:
         """Returns once all is written."""
         if self._last is not None:
+            self._hurries.set()
             self._last.result()
+            self._hurries.clear()
         self._tell()
 
     def close(self) -> None:
         """Ends the thread, once all is written."""
+        self._hurries.set()
         self._thread.shutdown()
         self._tell()
 
     def _write_waiting(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, None
-        if waiting is None:
+        if self._waiting is None:
             return  # a later one was written in its place
-        name, contents = waiting
+        self._hurries.wait(max(0.0, self._next_at - time.monotonic()))
+        with self._lock:
+            (name, contents), self._waiting = self._waiting, None
         path = self._directory / name
+        started = time.monotonic()
         try:
             files.write(path, contents)
             files.prune(self._directory, path, self._keep)
@@ -67,6 +79,8 @@ class Writer:
             self._fails = True
         except Exception as error:
             self._failure = error
+        now = time.monotonic()
+        self._next_at = now + _SHARE * (now - started)
 
     def _tell(self) -> None:
         failure, self._failure = self._failure, None
@@ -77,7 +91,7 @@ class Writer:
 
 
 def _told(error: OSError, path: Path, contents: Contents) -> str:
-    needed = sum(array.nbytes for array in contents.arrays.values())
+    needed = sum(np.asarray(array).nbytes for array in contents.arrays.values())
     free = shutil.disk_usage(path.parent).free
     latest = next(iter(files.found_in(path.parent)), None)
     return (
