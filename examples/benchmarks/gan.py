@@ -92,9 +92,8 @@ class GAN(keras.Model):
         return keras.random.normal((rows, LATENT_DIM), seed=self.seed_generator)
 
 
-def steps():
-    """Returns some steps of both."""
-    images, _ = networks.data(STEPS * BATCH_SIZE, 28, 28, 1)
+def both():
+    """Returns the model and the trainer."""
     model = GAN(build_generator(), build_discriminator())
     model.compile(
         d_optimizer=keras.optimizers.Adam(3e-4),
@@ -109,6 +108,13 @@ def steps():
         g_optimizer=keras.optimizers.Adam(4e-4),
         label_noise=0.05,
     )
+    return model, trainer
+
+
+def steps():
+    """Returns some steps of both."""
+    model, trainer = both()
+    images, _ = networks.data(STEPS * BATCH_SIZE, 28, 28, 1)
     settings = {"batch_size": BATCH_SIZE, "verbose": 0}
     return Sides(always(model.fit, images, **settings), always(trainer.fit, images, **settings))
 

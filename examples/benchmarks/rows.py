@@ -1,6 +1,16 @@
 """All rows of the benchmark, in the order of the table."""
 
-from benchmarks import arrays, cold, datasets, gan, memory, other_networks, sizes, small_calls
+from benchmarks import (
+    arrays,
+    cold,
+    datasets,
+    gan,
+    memory,
+    other_networks,
+    saving,
+    sizes,
+    small_calls,
+)
 
-THEMES = (arrays, datasets, small_calls, other_networks, gan, cold, memory, sizes)
+THEMES = (arrays, datasets, small_calls, other_networks, gan, cold, saving, memory, sizes)
 ROWS = {row.name: row for theme in THEMES for row in theme.ROWS}
