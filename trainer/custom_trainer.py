@@ -28,7 +28,7 @@ from trainer.programs import Programs
 from trainer.progress import Progress
 from trainer.seeds import seed_of_random_state
 from trainer.snapshots import files
-from trainer.snapshots.files import Contents
+from trainer.snapshots.files import Contents, DamagedSnapshotError
 from trainer.snapshots.guarding import guarded
 from trainer.snapshots.plain import decoded
 from trainer.snapshots.session import Fits, Session, session_of
@@ -231,6 +231,7 @@ class CustomTrainer(Algorithm):
                         validation_freq=validation_freq,
                         resumed=session.resumed,
                         between=session.between,
+                        before_validation=session.hold,
                     )
         return self.model.history
 
@@ -381,7 +382,10 @@ class CustomTrainer(Algorithm):
             ValueError: the snapshot is damaged, or of another model or optimizer; nothing was
                 changed.
         """
-        contents = files.read(Path(path))
+        try:
+            contents = files.read(Path(path))
+        except DamagedSnapshotError as error:
+            raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error
         AlgorithmState(self, self._progress).put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
@@ -423,13 +427,17 @@ class CustomTrainer(Algorithm):
     @contextlib.contextmanager
     def _session_of(self, run: loop.Run, validation: loop.Run | None) -> Iterator[Session]:
         """Opens the session of a `fit`, for snapshots by hand and by callbacks."""
-        before, restored, self._restored = self._session, self._restored, None
+        before = self._session
         state = TrainingState(self, run, validation, self._progress)
         callbacks = run.hooks.callbacks
         try:
-            with session_of(state, callbacks, self._progress, self._fits, restored) as session:
+            with session_of(
+                state, callbacks, self._progress, self._fits, self._restored
+            ) as session:
+                self._restored = None  # kept where this `fit` was refused
                 self._session = session
                 yield session
+                session.finish(AlgorithmState(self, self._progress).taken)
         finally:
             self._session = before
 

@@ -88,6 +88,7 @@ def train(
     validation_freq: int | Sequence[int] = 1,
     resumed: Resumed | None = None,
     between: Callable[[Place], None] | None = None,
+    before_validation: Callable[[], None] | None = None,
 ) -> None:
     """Trains for epochs `initial_epoch` to `epochs` - 1.
 
@@ -113,6 +114,7 @@ def train(
         validation_freq: every how many epochs, or after which, counted from 1.
         resumed: the training to go on with, if it is one.
         between: told the place between two groups and after each epoch, once all hooks were called.
+        before_validation: called before the first hook of each validation.
     """
     model, hooks = algorithm.model, run.hooks
     model.stop_training = False
@@ -139,6 +141,8 @@ def train(
             break
         epoch_logs = dict(_epoch_logs(algorithm, run, logs))
         if validation is not None and is_due(epoch + 1, validation_freq):
+            if before_validation:
+                before_validation()
             val_logs = _evaluated(algorithm, validation)
             if val_logs is None:
                 _warn_of_no_validation(epoch)

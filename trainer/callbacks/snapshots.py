@@ -18,8 +18,8 @@ class Session(Protocol):
 
     is_ending: bool
 
-    def hold(self) -> None:
-        """Keeps the state of the last step, as what follows cannot be gone on with."""
+    def steps_done_of(self, epoch: int) -> int:
+        """Returns how many steps of an epoch were done when it was gone on with."""
 
     def end(self) -> None:
         """Ends the training with what is held."""
@@ -118,15 +118,14 @@ class Snapshots(keras.callbacks.Callback):
         self._steps_before = state["steps_before"]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
-        self._steps_before = self._trainer.step
+        done = self._session.steps_done_of(epoch) if self._session else 0
+        self._steps_before = self._trainer.step - done
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Does nothing: that it is wanted ends the group, and the loop asks for the snapshot."""
 
     def on_test_begin(self, logs: dict | None = None) -> None:  # noqa: D102
         self._validates = True
-        if self._session is not None:
-            self._session.hold()
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Ends the training in the midst of a validation, where that was asked for."""

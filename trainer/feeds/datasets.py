@@ -16,10 +16,13 @@ import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
 from trainer.feeds.iterators import content_of, set_content, skip
-from trainer.feeds.pipelines import check_draws, shuffles_in
+from trainer.feeds.pipelines import PREFETCHED, check_draws, parts_of, shuffles_in
 
 tree = keras.tree
-_PREFETCHED = "_prefetched_for_trainer"
+_ANOTHER = (
+    "The tf.data pipeline is another one than that of the snapshot: make it as it was, or give "
+    "another directory."
+)
 _SHARE = 100  # of the time goes by until what an iterator holds is looked up again
 
 
@@ -144,9 +147,10 @@ class DatasetFeed(_IteratorFeed):
         if self.runs_forward:
             return
         self.rewind(0)
+        check_draws(self.dataset)
+        # A part behind a shuffle shows only once it is read, so this alone would not tell.
         content = content_of(self._source.iterator)
         if content is None:
-            check_draws(self.dataset)
             self.runs_forward = True
         else:
             self._first = content.data, self._follower(content.data)
@@ -157,13 +161,14 @@ class DatasetFeed(_IteratorFeed):
             return
         self.rewind(0)
         data, follower = state["first"]
+        if self.runs_forward:  # it could be told of the snapshot's what it held, and not of this
+            raise ValueError(_ANOTHER)
         try:
+            if state["base"] is not None:
+                set_content(self._source.iterator, state["base"][0])
             following = self._follower(data)
         except tf.errors.OpError as error:
-            raise ValueError(
-                "The tf.data pipeline is another one than that of the snapshot: make it as it was, "
-                "or give another directory."
-            ) from error
+            raise ValueError(_ANOTHER) from error
         if following != follower:
             warnings.warn(
                 "The tf.data pipeline shuffles without a seed, so after the pass that goes on here "
@@ -185,6 +190,11 @@ class DatasetFeed(_IteratorFeed):
     def _passes_to_repeat(self) -> list[tuple[int, int]]:
         start = 0 if self._base is None else self._base.passes
         return [*self._passes_before[start:], *super()._passes_to_repeat()[-1:]]
+
+    @property
+    def parts(self) -> list[str] | None:
+        """What the pipeline is made of, the last part first."""
+        return parts_of(self.dataset)
 
     @functools.cached_property
     def _shuffles(self) -> int:
@@ -266,9 +276,9 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     It is kept with `dataset`: TensorFlow prepares a pipeline when it is first read, which takes as
     long as some hundred small steps where it holds arrays.
     """
-    if not hasattr(dataset, _PREFETCHED):
-        setattr(dataset, _PREFETCHED, dataset.prefetch(tf.data.AUTOTUNE))
-    return getattr(dataset, _PREFETCHED)
+    if not hasattr(dataset, PREFETCHED):
+        setattr(dataset, PREFETCHED, dataset.prefetch(tf.data.AUTOTUNE))
+    return getattr(dataset, PREFETCHED)
 
 
 def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:

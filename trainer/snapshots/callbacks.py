@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer.callbacks.for_network import ForNetwork, unwrapped
 from trainer.snapshots.plain import NotPlainError, decoded, encoded
@@ -44,6 +45,10 @@ class CallbackStates:
         for name, callback in self._named.items():
             if isinstance(callback, keras.callbacks.CSVLogger):
                 states[name] = _of_log(callback)
+            elif isinstance(callback, keras.callbacks.History):
+                history = keras.tree.map_structure(_number, callback.history)
+                state = {"epoch": callback.epoch, "history": history}
+                states[name] = {key: encoded(state[key], arrays, f"{name}/{key}") for key in state}
             elif hasattr(callback, "get_state"):
                 states[name] = encoded(callback.get_state(), arrays, name)
             else:
@@ -98,6 +103,11 @@ class _Plain:
             and repr(self.code) == repr(other.code)
             and all(_alike(array, other.arrays[name]) for name, array in self.arrays.items())
         )
+
+
+def _number(value: Any) -> Any:
+    """Returns the value of what was logged: a variable as what it is now."""
+    return value.numpy() if isinstance(value, (keras.Variable, tf.Variable)) else value
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

@@ -106,6 +106,7 @@ def write(path: Path, contents: Contents) -> None:
     """
     facts, arrays = contents
     arrays = {name: _as_numpy(array) for name, array in arrays.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
     with _unfinished(path.parent) as folder:
         names = [str(number) for number in range(len(arrays))]
         plain = [_plain(array) for array in arrays.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,19 @@ class Session:
     def save(self, path: Path) -> None:
         """Lets a snapshot be written as soon as all hooks of the batch or the epoch were called."""
         self._wanted.append(path)
+
+    def hold(self) -> None:
+        """Is called before a validation, which nothing can go on in."""
+
+    def steps_done_of(self, epoch: int) -> int:
+        """Returns how many steps of an epoch were done when it was gone on with."""
+        place = self.resumed and self.resumed.place
+        return place.step if place and place.epoch == epoch else 0
+
+    def finish(self, contents: Callable[[], Contents]) -> None:
+        """Writes what was asked for in the last hooks, when training had ended."""
+        while self._wanted:
+            files.write(self._wanted.pop(), contents())
 
     def between(self, place: Place) -> None:
         """Writes what is due at `place`."""
@@ -118,6 +131,16 @@ class KeptSession(Session):
             self._writer.put(*self._held)
             self._writer.flush()
         raise PreemptedError
+
+    def told_end(self) -> str:
+        """Returns the line that tells of the early end."""
+        latest = next(iter(files.found_in(self._callback.directory)), None)
+        saved = self._held and latest and latest.name == self._held[0]
+        return f"Training ends early, as {self.preemption.reason}; " + (
+            f"its snapshot is in {self._callback.directory}."
+            if saved
+            else f"the latest snapshot is {latest or 'none at all'}."
+        )
 
     def _is_due(self, place: Place) -> bool:
         every, seconds = self._callback.every_steps, self._callback.every_seconds
@@ -186,17 +209,15 @@ def _ended_early(session: KeptSession, callback: Snapshots) -> Iterator[None]:
     callback.begin_session(session)
     try:
         with session.preemption.watching():
-            yield
-    except PreemptedError:
-        callback.preempted = True
-        print(
-            f"Training ends early, as {session.preemption.reason}; its snapshot is in "
-            f"{callback.directory}.",
-            flush=True,
-        )
+            try:
+                yield
+            except PreemptedError:
+                callback.preempted = True
+                print(session.told_end(), flush=True)
     finally:
         callback.end_session()
-    if callback.preempted and callback.exit_code is not None:
+    # SIGTERM may also come in the last hooks, when nothing is left to end early.
+    if session.preemption.reason and callback.exit_code is not None:
         raise SystemExit(callback.exit_code)
 
 

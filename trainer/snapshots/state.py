@@ -15,7 +15,7 @@ from trainer.algorithm import Algorithm
 from trainer.compiling import compile_mark
 from trainer.feeds import Feed
 from trainer.loop import Place, Resumed, Run
-from trainer.networks import Networks, build_optimizers
+from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
 from trainer.snapshots.callbacks import CallbackStates
 from trainer.snapshots.files import Contents
@@ -84,6 +84,12 @@ class AlgorithmState:
         Raises:
             ValueError: `contents` are of another model or optimizer; nothing was changed.
         """
+        for network, _ in trained_networks(self._algorithm.model):
+            if not network.built:
+                raise ValueError(
+                    f"The model {network.name} is not built, so it has no variables to restore "
+                    "yet: begin it with keras.Input(shape), or call model.build(shape) first."
+                )
         build_optimizers(self._algorithm.model)
         there = _values_in(contents)
         variables = self.variables()
@@ -231,6 +237,7 @@ def _described(feed: Feed) -> dict[str, Any]:
         "rows": feed.rows,
         "batch size": feed.batch_size,
         "shuffle": feed.shuffle,
+        "parts of the pipeline": feed.parts,
         "a batch": [f"{'/'.join(map(str, path))} {spec}" for path, spec in leaves],
     }
 

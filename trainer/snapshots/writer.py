@@ -92,7 +92,8 @@ class Writer:
 
 def _told(error: OSError, path: Path, contents: Contents) -> str:
     needed = sum(np.asarray(array).nbytes for array in contents.arrays.values())
-    free = shutil.disk_usage(path.parent).free
+    there = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(there).free
     latest = next(iter(files.found_in(path.parent)), None)
     return (
         f"The snapshot {path} could not be written: {error.strerror}. It needs {_size(needed)}, "
