@@ -37,10 +37,11 @@ class Snapshots(keras.callbacks.Callback):
     ```
 
     A snapshot is taken at the end of each epoch, and as often as asked. It is copied, then written
-    by a thread; if that is still at work when the next but one is taken, the one between is left
-    out. A callback of yours takes part by its methods `get_state()`, which returns numbers,
-    strings, arrays, and lists and dicts of such, and `set_state(state)`, which is called once
-    `on_train_begin` and `on_epoch_begin` were; without them its attributes of these kinds are kept.
+    by a thread, which pauses after each, a hundred times as long as it took but no more than five
+    seconds; of those that are taken meanwhile only the latest is written. A callback of yours takes
+    part by its methods `get_state()`, which returns numbers, strings, arrays, and lists and dicts
+    of such, and `set_state(state)`, which is called once `on_train_begin` and `on_epoch_begin`
+    were; without them its attributes of these kinds are kept.
 
     On SIGTERM, or when `max_seconds` have passed, the steps that run come to their end, a snapshot
     is saved, and `fit` returns: without further hooks, since training has not ended.

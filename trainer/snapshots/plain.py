@@ -59,7 +59,9 @@ def decoded(code: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _kept(value: Any, arrays: dict[str, np.ndarray], name: str) -> str:
-    array = np.array(value.numpy() if isinstance(value, tf.Tensor) else value)  # a copy
+    array = np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
+    if array.flags.writeable:
+        array = array.copy()
     if array.dtype.hasobject:
         raise NotPlainError(f"{name} is an array of objects")
     arrays[name] = array

@@ -14,7 +14,8 @@ import numpy as np
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
 
-_SHARE = 50  # of the time that a snapshot takes goes by until the next one is written
+_SHARE = 100  # times as long as a snapshot took goes by until the next one is written
+_LONGEST_PAUSE = 5.0  # seconds; large snapshots take the disk's time more than the processor's
 
 
 class Writer:
@@ -80,7 +81,7 @@ class Writer:
         except Exception as error:
             self._failure = error
         now = time.monotonic()
-        self._next_at = now + _SHARE * (now - started)
+        self._next_at = now + min(_SHARE * (now - started), _LONGEST_PAUSE)
 
     def _tell(self) -> None:
         failure, self._failure = self._failure, None
