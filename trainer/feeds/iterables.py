@@ -81,7 +81,11 @@ class IteratorFeed(IterableFeed):
         self.steps = steps
 
     def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
-        return itertools.repeat(functools.partial(next, self._start(), _END))
+        return itertools.repeat(functools.partial(next, self._started(), _END))
+
+    def _started(self) -> Iterator[Any]:
+        # In the thread that fetches: what the last pass fetches ahead may draw from the same seed.
+        return self._pool.submit(self._start).result()
 
     def _fetched(self, calls: Iterable[Callable[[], Any]]) -> Iterator[Batch]:
         return itertools.takewhile(lambda batch: batch is not _END, super()._fetched(calls))
@@ -104,7 +108,7 @@ class GrainFeed(IteratorFeed):
         self._states_ahead: collections.deque[Any] = collections.deque()
 
     def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
-        self._iterator = self._start()
+        self._iterator = self._started()
         return self._calls_from(_state_of(self._iterator))
 
     def next(self) -> Batch:  # noqa: D102
