@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests import gans
 from tests.models import assert_same, labels, numbers, seeded
 from trainer import CustomTrainer, GANTrainer, NonFiniteError, program
-from trainer.callbacks import NaNGuard
+from trainer.callbacks import NaNGuard, Snapshots
 from trainer.snapshots.variables import training_variables, values
 
 ROWS, BATCH, STEPS = 160, 8, 20
@@ -196,6 +196,32 @@ def test_steps_can_be_left_out(tmp_path, given, epochs):
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         f"step-{BAD + epoch * (STEPS - 1)}" for epoch in range(epochs)
     ]
+
+
+def test_how_many_were_left_out_is_known_after_a_restart(tmp_path):
+    twice = SPOILED.copy()
+    twice[(BAD + 2) * BATCH] = np.inf
+    data = {**GIVEN["arrays"](twice), "verbose": 0}
+    saving = Snapshots(tmp_path / "snapshots", max_seconds=1e-9)
+
+    def until_one_was_left_out() -> None:
+        steps = 0
+        while steps <= BAD:  # each call ends after a step
+            made = trainer()
+            made.fit(**data, callbacks=[OneByOne(), NaNGuard(tmp_path, skips=1), saving])
+            steps = made.step
+
+    with pytest.warns(UserWarning, match=rf"Step {BAD}, .* left out"):
+        until_one_was_left_out()
+    with pytest.raises(NonFiniteError, match=rf"Step {BAD + 1}, "):
+        trainer().fit(
+            **data, callbacks=[NaNGuard(tmp_path, skips=1), Snapshots(tmp_path / "snapshots")]
+        )
+
+
+class OneByOne(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        pass
 
 
 def test_one_more_than_may_be_left_out_ends_the_training(tmp_path):

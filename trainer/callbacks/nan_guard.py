@@ -29,6 +29,9 @@ class NaNGuard(keras.callbacks.Callback):
         skips: how many such steps to leave out, as if the data did not have their batches, before
             one ends the training. Each is recorded, and told by a warning.
 
+    Attributes:
+        skipped: how many were left out of this training.
+
     Raises:
         ValueError: `skips` is below 0.
     """
@@ -39,3 +42,7 @@ class NaNGuard(keras.callbacks.Callback):
             raise ValueError(f"skips is {skips!r}: expected a number of 0 or more.")
         self.directory = Path(directory)
         self.skips = skips
+        self.skipped = 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: D102
+        self.skipped = 0

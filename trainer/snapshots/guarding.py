@@ -72,7 +72,6 @@ class GuardedProgram:
         self._algorithm = algorithm
         self._progress = progress
         self._state = AlgorithmState(algorithm, progress, lambda: program.variables)
-        self._skipped = 0
         self._endings: dict[Until | None, Until] = {}
         self._has_failed = tf.function(self._fails)
         self._variables: list[Any] = []
@@ -103,15 +102,12 @@ class GuardedProgram:
         told = self._told(ran.outputs)
         self._put_back(before)
         self.done = ran.steps - 1
-        good, batch = None, batches[-1] if batches else None
-        if batches:
-            feed_again = _Given(batches[:-1])
-        else:
+        if place is not None and not batches:
             feed.restore(place)
-            feed_again = feed
-        if self.done:
-            good = self._program.run(feed_again, self.done, until=ending, **how)
-        self._record(feed.next() if batch is None else batch, told)
+        again = _Given(batches) if batches else feed
+        # The steps before it, and then its batch is the next one.
+        good = self._program.run(again, self.done, until=ending, **how) if self.done else None
+        self._record(again.next(), told)
         return good or self.run(feed, k, until=until, **how)
 
     def _look_for_variables(self, feed: Feed) -> None:
@@ -179,9 +175,9 @@ class GuardedProgram:
             f"Step {step}, counted from 0, is not finite: {'; '.join([told, *lines])}. The state "
             f"before it and its batch are in {path}: trainer.replay({str(path)!r}) runs it again."
         )
-        if self._skipped == self._guard.skips:
+        if self._guard.skipped >= self._guard.skips:
             raise NonFiniteError(message, path)
-        self._skipped += 1
+        self._guard.skipped += 1
         warnings.warn(f"{message} It is left out.", stacklevel=2)
 
 
