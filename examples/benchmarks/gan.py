@@ -53,6 +53,7 @@ class GAN(keras.Model):
         self.generator = generator
         self.discriminator = discriminator
         self.seed_generator = keras.random.SeedGenerator(1)
+        self.built = True  # its networks are, and callbacks that save ask for it
 
     def compile(self, d_optimizer, g_optimizer, loss):
         """Takes both optimizers."""

@@ -149,7 +149,7 @@ def kill(trainer: CustomTrainer, step: float) -> None:
     """Kills this process soon after `step`, whatever it is at by then."""
     while trainer.step < step:
         time.sleep(0.0005)
-    time.sleep(step % 1 * 0.02)
+    time.sleep(step % 1 * 0.005)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -176,6 +176,6 @@ if __name__ == "__main__":
     draws = random.Random(f"{name} {seed}")
     run(name, Path(folder, "undisturbed"), snapshots=False)
     total = json.loads(Path(folder, "undisturbed", "facts.json").read_text())["step"]
-    for moment in sorted(draws.uniform(0, total) for _ in range(KILLS)):
+    for moment in sorted(draws.uniform(0, 0.9 * total) for _ in range(KILLS)):
         run(name, Path(folder, "killed"), snapshots=True, kill_at=moment)
     run(name, Path(folder, "killed"), snapshots=True)
