@@ -145,6 +145,8 @@ def read(path: Path) -> Contents:
 def prune(directory: Path, latest: Path, keep: int) -> None:
     """Removes all snapshots but `latest` and the `keep` - 1 that were taken just before it."""
     snapshots = found_in(directory)
+    if latest not in snapshots:
+        return  # somebody has removed it meanwhile
     place = snapshots.index(latest)
     for path in [*snapshots[:place], *snapshots[place + keep :]]:
         shutil.rmtree(path, ignore_errors=True)
