@@ -31,6 +31,7 @@ import pytest
 import tensorflow as tf
 
 from tests.models import assert_same, each, labels, mlp, numbers, seeded
+from tests.snapshots import test_state
 from tests.snapshots.test_files import flip, rewrite_manifest, sha256
 from trainer import CustomTrainer, program
 from trainer.callbacks import Snapshots
@@ -631,6 +632,20 @@ def test_sigterm_in_a_validation_ends_it_with_a_snapshot(tmp_path):
     expected = fit(trainer(), **HELD_OUT)
     assert len(expected["history"]["val_loss"]) == EPOCHS
     assert_same(fit_on(tmp_path / "snapshots", **HELD_OUT), expected)
+
+
+def test_a_data_set_ends_its_epoch_once_where_its_validation_was_ended(tmp_path):
+    class Ends(Callback):
+        def on_test_begin(self, logs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    how = {**HELD_OUT, "x": test_state.Slices()}
+    saving = Snapshots(tmp_path)
+    fit(trainer(), Ends(), saving, **how)
+    assert saving.preempted
+    assert files.read(latest_in(tmp_path)).facts["training"]["step"] == STEPS
+    expected = fit(trainer(), **{**how, "x": test_state.Slices()})
+    assert_same(fit_on(tmp_path, **{**how, "x": test_state.Slices()}), expected)
 
 
 @pytest.fixture

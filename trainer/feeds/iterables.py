@@ -238,8 +238,9 @@ class PyDatasetFeed(IterableFeed):
         self._dataset.on_epoch_begin()
 
     def epoch_ended(self) -> None:  # noqa: D102
-        self._epochs_ended += 1
-        self._dataset.on_epoch_end()
+        if self._epochs_ended < self._epochs_began:  # or it had ended before a restart
+            self._epochs_ended += 1
+            self._dataset.on_epoch_end()
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         epochs = {"epochs_began": self._epochs_began, "epochs_ended": self._epochs_ended}
