@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,15 +39,30 @@ class Pool:
     def __init__(self, most: int = 2**26):
         self._most = most
         self._free: collections.deque[np.ndarray] = collections.deque()
+        self._lent: set[_Loan] = set()
+        self._returned: collections.deque[_Loan] = collections.deque()
 
     def take(self, size: int) -> np.ndarray:
         """Returns `size` bytes of anything."""
+        self.collect()
         memory = self._kept(size)
         if memory is None:
             memory = np.empty(size, np.uint8)
         lease = _Lease(memory)
-        weakref.finalize(lease, self._give_back, memory).atexit = False
+        # What is called is no Python: in such a callback of Python's own a Ctrl-C would get lost.
+        self._lent.add(_Loan(lease, memory, self._returned.append))
         return np.asarray(lease)
+
+    def collect(self) -> int:
+        """Takes back what no tensor has any more; returns how many bytes are kept for later."""
+        with contextlib.suppress(IndexError, RuntimeError):  # where another thread is at it
+            while self._returned:
+                loan = self._returned.popleft()
+                self._lent.discard(loan)
+                self._free.append(loan.memory)
+            while sum(kept.size for kept in tuple(self._free)) > self._most:
+                self._free.popleft()
+        return sum(kept.size for kept in tuple(self._free))
 
     def _kept(self, size: int) -> np.ndarray | None:
         with contextlib.suppress(IndexError):  # other threads take some, too
@@ -57,18 +73,27 @@ class Pool:
                 self._free.appendleft(memory)
         return None
 
-    def _give_back(self, memory: np.ndarray) -> None:
-        self._free.append(memory)
-        with contextlib.suppress(IndexError, RuntimeError):  # where another thread is at it
-            while sum(kept.size for kept in tuple(self._free)) > self._most:
-                self._free.popleft()
-
 
 class _Lease:
     """The owner of borrowed memory, as long as there is an array that reads it."""
 
     def __init__(self, memory: np.ndarray):
+        self._memory = memory
         self.__array_interface__ = memory.__array_interface__
+
+
+class _Loan(weakref.ref):
+    """Knows what memory was borrowed, and tells when its lease is over."""
+
+    __slots__ = ("memory",)
+
+    def __new__(cls, lease: _Lease, memory: np.ndarray, over: Callable[[_Loan], None]) -> _Loan:
+        """Returns a loan; `over` is called with it."""
+        return super().__new__(cls, lease, over)
+
+    def __init__(self, lease: _Lease, memory: np.ndarray, over: Callable[[_Loan], None]):
+        super().__init__(lease, over)
+        self.memory = memory
 
 
 def tensor_of_rows(array: np.ndarray, rows: np.ndarray | range, pool: Pool) -> tf.Tensor:
