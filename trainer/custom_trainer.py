@@ -28,11 +28,12 @@ from trainer.programs import Programs
 from trainer.progress import Progress
 from trainer.seeds import seed_of_random_state
 from trainer.snapshots import files
+from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.files import Contents, DamagedSnapshotError
 from trainer.snapshots.guarding import guarded
 from trainer.snapshots.plain import decoded
 from trainer.snapshots.session import Fits, Session, session_of
-from trainer.snapshots.state import AlgorithmState, TrainingState
+from trainer.snapshots.state import TrainingState
 from trainer.watching import Mode
 
 

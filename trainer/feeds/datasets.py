@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
 from trainer.feeds.iterators import content_of, set_content, skip
-from trainer.feeds.pipelines import PREFETCHED, check_draws, parts_of, shuffles_in
+from trainer.feeds.pipelines import PREFETCHED, check_draws, count_of_shuffles, parts_of
 
 tree = keras.tree
 _ANOTHER = (
@@ -126,7 +126,7 @@ class DatasetFeed(_IteratorFeed):
             self._keeps_base = True
             self._look_for_base()
         base = self._base and (self._base.data, self._base.position)
-        return super().state() | {"base": base, "first": self._first}
+        return super().state() | {"parts": self._parts, "base": base, "first": self._first}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
         if state["base"] is None:
@@ -157,6 +157,8 @@ class DatasetFeed(_IteratorFeed):
             self._base, self._keeps_base = Base(content.data, 0, 0), True
 
     def check_restorable(self, state: dict[str, Any]) -> None:  # noqa: D102
+        if state["parts"] != self._parts:
+            raise ValueError(f"{_ANOTHER} Its parts were {state['parts']}, and are {self._parts}.")
         if state["first"] is None:
             return
         self.rewind(0)
@@ -191,14 +193,9 @@ class DatasetFeed(_IteratorFeed):
         start = 0 if self._base is None else self._base.passes
         return [*self._passes_before[start:], *super()._passes_to_repeat()[-1:]]
 
-    @property
-    def parts(self) -> list[str] | None:
-        """What the pipeline is made of, the last part first."""
-        return parts_of(self.dataset)
-
     @functools.cached_property
-    def _shuffles(self) -> int:
-        return shuffles_in(self.dataset)
+    def _parts(self) -> list[str]:
+        return parts_of(self.dataset)
 
     def _look_for_base(self) -> None:
         """Makes the place where the feed is the base, if that is due and if it will do."""
@@ -215,7 +212,9 @@ class DatasetFeed(_IteratorFeed):
             return
         self._counted |= content.counted
         is_start = not self.position and not self._passes_before
-        if is_start or len(content.counted) >= max(self._shuffles, len(self._counted)):
+        if is_start or len(content.counted) >= max(
+            count_of_shuffles(self._parts), len(self._counted)
+        ):
             self._base = Base(content.data, self.position, len(self._passes_before))
 
     def _follower(self, data: np.ndarray) -> str:

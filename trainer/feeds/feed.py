@@ -84,7 +84,6 @@ class Feed(abc.ABC):
     shuffle: bool | str = False
     batch_size: int | None = None
     runs_forward: bool = False
-    parts: list[str] | None = None
     _passes_before: tuple[tuple[int, int], ...] = ()  # the epoch and the batches taken of each
 
     def rewind(self, epoch: int) -> None:

@@ -67,9 +67,9 @@ def check_draws(dataset: tf.data.Dataset) -> None:
             )
 
 
-def shuffles_in(dataset: tf.data.Dataset) -> int:
-    """Returns how many parts of a pipeline shuffle, or draw, anew in each pass."""
-    return sum("Shuffle" in kind or "Random" in kind for kind in parts_of(dataset))
+def count_of_shuffles(parts: list[str]) -> int:
+    """Returns how many of the parts of a pipeline shuffle, or draw, anew in each pass."""
+    return sum("Shuffle" in kind or "Random" in kind for kind in parts)
 
 
 def parts_of(dataset: tf.data.Dataset) -> list[str]:

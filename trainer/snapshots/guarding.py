@@ -22,10 +22,10 @@ from trainer.networks import build_optimizers
 from trainer.program import Program, Until
 from trainer.progress import Progress
 from trainer.snapshots import files
+from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.diagnosing import diagnosis, is_finite
 from trainer.snapshots.files import Contents
 from trainer.snapshots.plain import encoded
-from trainer.snapshots.state import AlgorithmState
 from trainer.snapshots.variables import copies
 
 

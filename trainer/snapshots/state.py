@@ -3,117 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.algorithm import Algorithm
-from trainer.compiling import compile_mark
 from trainer.feeds import Feed
 from trainer.loop import Place, Resumed, Run
-from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
+from trainer.snapshots.algorithm import AlgorithmState, refuse
 from trainer.snapshots.callbacks import CallbackStates
 from trainer.snapshots.files import Contents
 from trainer.snapshots.plain import decoded, encoded
-from trainer.snapshots.variables import copies, differences, put_back, training_variables, values
-
-_OF_VARIABLES = "variables/"
-_MADE_BY_STEPS = ("metrics/", "step/")
-
-
-class AlgorithmState:
-    """What training changes of an algorithm: its variables, its seed, and how far it came.
-
-    Args:
-        algorithm: the algorithm.
-        progress: how far its training came.
-        of_steps: returns the variables that its compiled steps read.
-    """
-
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        progress: Progress,
-        of_steps: Callable[[], Iterable[tf.Variable]] = tuple,
-    ):
-        self._algorithm = algorithm
-        self._progress = progress
-        self._of_steps = of_steps
-        self._read_for: Any = None
-        self._names: list[str] = []
-        self._read: Callable[[], list[tf.Tensor]] | None = None
-
-    def taken(self) -> Contents:
-        """Returns the state; what training changes later does not change it."""
-        facts = {
-            "seed": self._algorithm.seed,
-            "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
-        }
-        return Contents(facts, {_OF_VARIABLES + name: value for name, value in self._values()})
-
-    def _values(self) -> Iterable[tuple[str, Any]]:
-        """Returns the values by name; from the second time on by a compiled function."""
-        model = self._algorithm.model
-        mark = (compile_mark(model), len(model.variables))
-        if self._read_for is None or self._read_for != mark:
-            self._read_for, self._read = mark, None
-            return values(self.variables()).items()
-        if self._read is None:
-            variables = self.variables()
-            self._names = list(variables)
-            read = tf.function(functools.partial(copies, variables.values()), autograph=False)
-            self._read = read.get_concrete_function()
-        return zip(self._names, self._read(), strict=True)
-
-    def differences(self, contents: Contents) -> list[str]:
-        """Returns a line for each variable that is not as in `contents`."""
-        return differences(self.variables(), _values_in(contents))
-
-    def put_back(self, contents: Contents) -> None:
-        """Sets all to `contents`, in which `differences` has found none."""
-        self._put_back(self.variables(), contents)
-
-    def put_back_at_rest(self, contents: Contents) -> None:
-        """Sets to `contents` what is there before a step was taken.
-
-        Raises:
-            ValueError: `contents` are of another model or optimizer; nothing was changed.
-        """
-        for network, _ in trained_networks(self._algorithm.model):
-            if not network.built:
-                raise ValueError(
-                    f"The model {network.name} is not built, so it has no variables to restore "
-                    "yet: begin it with keras.Input(shape), or call model.build(shape) first."
-                )
-        build_optimizers(self._algorithm.model)
-        there = _values_in(contents)
-        variables = self.variables()
-        both = {
-            name
-            for name in there.keys() | variables.keys()
-            if not name.startswith(_MADE_BY_STEPS) or (name in there and name in variables)
-        }
-        variables = {name: variables[name] for name in variables if name in both}
-        refuse(differences(variables, {name: there[name] for name in there if name in both}))
-        self._put_back(variables, contents)
-
-    def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
-        put_back(variables, _values_in(contents))
-        facts = contents.facts
-        self._progress.step = facts["progress"]["step"]
-        self._progress.epoch = facts["progress"]["epoch"]
-        self._algorithm.seed = facts["seed"]
-        if isinstance(self._algorithm.model, Networks):
-            self._algorithm.model.seed = facts["seed"]  # which is saved with it
-
-    def variables(self) -> dict[str, Any]:
-        """Returns the variables by name, those that exist by now."""
-        return training_variables(self._algorithm, self._of_steps())
 
 
 class TrainingState:
@@ -212,23 +114,6 @@ class TrainingState:
         ]
 
 
-def refuse(lines: list[str]) -> None:
-    """Raises a `ValueError` that has all `lines`, if there are any."""
-    if lines:
-        raise ValueError(
-            "The snapshot is of another training: " + "; ".join(lines) + ". Make the model, the "
-            "optimizer, the metrics and the data as they were, or give another directory."
-        )
-
-
-def _values_in(contents: Contents) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(_OF_VARIABLES): value
-        for name, value in contents.arrays.items()
-        if name.startswith(_OF_VARIABLES)
-    }
-
-
 def _described(feed: Feed) -> dict[str, Any]:
     """Returns what can be told of data before they are read, as JSON gives it back."""
     leaves = keras.tree.flatten_with_path(feed.batch_spec()) if feed.is_in_graph else []
@@ -237,7 +122,6 @@ def _described(feed: Feed) -> dict[str, Any]:
         "rows": feed.rows,
         "batch size": feed.batch_size,
         "shuffle": feed.shuffle,
-        "parts of the pipeline": feed.parts,
         "a batch": [f"{'/'.join(map(str, path))} {spec}" for path, spec in leaves],
     }
 
