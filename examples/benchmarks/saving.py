@@ -14,7 +14,7 @@ from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 
 BATCH_SIZE = 64
-EPOCHS = 5
+EPOCHS = 10
 EVERY = 100
 GAN_STEPS = GAN_EVERY = 20
 

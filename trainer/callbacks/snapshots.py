@@ -14,9 +14,11 @@ class Session(Protocol):
 
     Attributes:
         is_ending: whether training was asked to end.
+        is_ready: whether a snapshot that is due is taken, and does not wait.
     """
 
     is_ending: bool
+    is_ready: bool
 
     def steps_done_of(self, epoch: int) -> int:
         """Returns how many steps of an epoch were done when it was gone on with."""
@@ -38,7 +40,7 @@ class Snapshots(keras.callbacks.Callback):
 
     A snapshot is taken at the end of each epoch, and as often as asked. It is copied, then written
     by a thread, which pauses after each, a hundred times as long as it took but no more than five
-    seconds; of those that are taken meanwhile only the latest is written. A callback of yours takes
+    seconds; one that falls due meanwhile is taken after the pause. A callback of yours takes
     part by its methods `get_state()`, which returns numbers, strings, arrays, and lists and dicts
     of such, and `set_state(state)`, which is called once `on_train_begin` and `on_epoch_begin`
     were; without them its attributes of these kinds are kept.
@@ -110,7 +112,8 @@ class Snapshots(keras.callbacks.Callback):
         if self._validates:
             return self._session.is_ending
         every = self.every_steps
-        return every is not None and (self._steps_before + step + 1) % every == 0
+        is_due = every is not None and (self._steps_before + step + 1) % every == 0
+        return is_due and self._session.is_ready
 
     def get_state(self) -> dict[str, Any]:  # noqa: D102
         return {"steps_before": self._steps_before}

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
-from trainer.feeds.iterators import content_of, set_content, skip
+from trainer.feeds.iterators import Content, content_of, set_content, skip
 from trainer.feeds.pipelines import PREFETCHED, check_draws, count_of_shuffles, parts_of
 
 tree = keras.tree
@@ -149,7 +149,7 @@ class DatasetFeed(_IteratorFeed):
         self.rewind(0)
         check_draws(self.dataset)
         # A part behind a shuffle shows only once it is read, so this alone would not tell.
-        content = content_of(self._source.iterator)
+        content = self._content()
         if content is None:
             self.runs_forward = True
         else:
@@ -168,6 +168,7 @@ class DatasetFeed(_IteratorFeed):
         try:
             if state["base"] is not None:
                 set_content(self._source.iterator, state["base"][0])
+            set_content(self._source.iterator, data)
             following = self._follower(data)
         except tf.errors.OpError as error:
             raise ValueError(_ANOTHER) from error
@@ -199,14 +200,11 @@ class DatasetFeed(_IteratorFeed):
 
     def _look_for_base(self) -> None:
         """Makes the place where the feed is the base, if that is due and if it will do."""
-        started = time.perf_counter()
         # At the begin of a later pass a shuffle that others read from has no iterator yet.
         is_inside = self.position > 0 or not self._passes_before
-        if started < self._look_again_at or self.ended or not is_inside:
+        if time.perf_counter() < self._look_again_at or self.ended or not is_inside:
             return
-        content = content_of(self._source.iterator)
-        seconds = time.perf_counter() - started
-        self._look_again_at = started + (1 + _SHARE) * seconds
+        content = self._content()
         if content is None:
             self.runs_forward, self._keeps_base = True, False
             return
@@ -217,9 +215,16 @@ class DatasetFeed(_IteratorFeed):
         ):
             self._base = Base(content.data, self.position, len(self._passes_before))
 
+    def _content(self) -> Content | None:
+        """Returns what the iterator holds; notes when to look it up again."""
+        started = time.perf_counter()
+        content = content_of(self._source.iterator)
+        ended = time.perf_counter()
+        self._look_again_at = ended + _SHARE * (ended - started)
+        return content
+
     def _follower(self, data: np.ndarray) -> str:
-        """Sets the iterator to `data`; returns what tells the next iterator from others."""
-        set_content(self._source.iterator, data)
+        """Returns what tells the iterator after this one, which holds `data`, from others."""
         following = content_of(iter(self._read))
         set_content(self._source.iterator, data)  # the next one counts as not made
         return hashlib.sha256(following.data).hexdigest()

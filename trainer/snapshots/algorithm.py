@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.algorithm import Algorithm
-from trainer.compiling import compile_mark
 from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
 from trainer.snapshots.files import Contents
-from trainer.snapshots.variables import copies, differences, put_back, training_variables, values
+from trainer.snapshots.variables import differences, put_back, training_variables, values
 
 _OF_VARIABLES = "variables/"
 _MADE_BY_STEPS = ("metrics/", "step/")
@@ -38,9 +36,6 @@ class AlgorithmState:
         self._algorithm = algorithm
         self._progress = progress
         self._of_steps = of_steps
-        self._read_for: Any = None
-        self._names: list[str] = []
-        self._read: Callable[[], list[tf.Tensor]] | None = None
 
     def taken(self) -> Contents:
         """Returns the state; what training changes later does not change it."""
@@ -48,21 +43,8 @@ class AlgorithmState:
             "seed": self._algorithm.seed,
             "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
         }
-        return Contents(facts, {_OF_VARIABLES + name: value for name, value in self._values()})
-
-    def _values(self) -> Iterable[tuple[str, Any]]:
-        """Returns the values by name; from the second time on by a compiled function."""
-        model = self._algorithm.model
-        mark = (compile_mark(model), len(model.variables))
-        if self._read_for is None or self._read_for != mark:
-            self._read_for, self._read = mark, None
-            return values(self.variables()).items()
-        if self._read is None:
-            variables = self.variables()
-            self._names = list(variables)
-            read = tf.function(functools.partial(copies, variables.values()), autograph=False)
-            self._read = read.get_concrete_function()
-        return zip(self._names, self._read(), strict=True)
+        taken = values(self.variables())
+        return Contents(facts, {_OF_VARIABLES + name: value for name, value in taken.items()})
 
     def differences(self, contents: Contents) -> list[str]:
         """Returns a line for each variable that is not as in `contents`."""

@@ -33,11 +33,11 @@ class Contents(NamedTuple):
 
     Attributes:
         facts: what JSON can hold, by name.
-        arrays: arrays by name; floats of 16 bits and less, too. To be written they may be tensors.
+        arrays: arrays by name; floats of 16 bits and less, too.
     """
 
     facts: dict[str, Any]
-    arrays: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
 class DamagedSnapshotError(ValueError):
@@ -105,7 +105,6 @@ def write(path: Path, contents: Contents) -> None:
         OSError: it cannot be written; what was there is still there.
     """
     facts, arrays = contents
-    arrays = {name: _as_numpy(array) for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it meanwhile
     with _unfinished(path.parent) as folder:
         names = [str(number) for number in range(len(arrays))]
@@ -208,10 +207,6 @@ def _flush(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _as_numpy(array: Any) -> np.ndarray:
-    return array.numpy() if isinstance(array, tf.Tensor) else array
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

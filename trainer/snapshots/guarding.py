@@ -26,7 +26,6 @@ from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.diagnosing import diagnosis, is_finite
 from trainer.snapshots.files import Contents
 from trainer.snapshots.plain import encoded
-from trainer.snapshots.variables import copies
 
 
 class NonFiniteError(ArithmeticError):
@@ -139,7 +138,9 @@ class GuardedProgram:
         return ~tf.reduce_all(tf.stack(finite)) if finite else tf.constant(False)
 
     def _copies(self) -> list[tf.Tensor]:
-        return copies(self._variables)
+        # What is read of a variable shares its memory.
+        read = map(tf.convert_to_tensor, self._variables)
+        return [tf.raw_ops.DeepCopy(x=value) for value in read]
 
     def _put_back(self, values: list[tf.Tensor]) -> None:
         for variable, value in zip(self._variables, values, strict=True):

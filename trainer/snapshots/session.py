@@ -112,6 +112,11 @@ class KeptSession(Session):
         """Whether training was asked to end."""
         return self.preemption.is_asked
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a snapshot that is due is taken, and does not wait for the writer's pause."""
+        return self._writer.is_ready
+
     def between(self, place: Place) -> None:  # noqa: D102
         super().between(place)
         self._place = place
@@ -144,11 +149,10 @@ class KeptSession(Session):
 
     def _is_due(self, place: Place) -> bool:
         every, seconds = self._callback.every_steps, self._callback.every_seconds
-        return (
-            not place.step  # the epoch has ended
-            or bool(every and self._progress.step // every > self._step // every)
-            or bool(seconds and time.monotonic() - self._time >= seconds)
-        )
+        steps_passed = every and self._progress.step // every > self._step // every
+        time_passed = seconds and time.monotonic() - self._time >= seconds
+        epoch_ended = not place.step
+        return epoch_ended or bool((steps_passed or time_passed) and self.is_ready)
 
     def _taken(self) -> tuple[str, Contents]:
         self._step, self._time = self._progress.step, time.monotonic()

@@ -43,12 +43,7 @@ def training_variables(
 
 def values(variables: dict[str, Variable]) -> dict[str, np.ndarray]:
     """Returns the value of each variable, which no later change of the variable changes."""
-    return {name: variable.numpy() for name, variable in variables.items()}
-
-
-def copies(variables: Iterable[Variable]) -> list[tf.Tensor]:
-    """Returns the values as tensors of their own: what is read of a variable shares its memory."""
-    return [tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(variable)) for variable in variables]
+    return {name: np.asarray(variable.numpy()) for name, variable in variables.items()}
 
 
 def put_back(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> None:

@@ -9,8 +9,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
 
@@ -35,11 +33,17 @@ class Writer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._lock = threading.Lock()
         self._waiting: tuple[str, Contents] | None = None
-        self._next_at = 0.0
+        self._ready_at = 0.0
         self._hurries = threading.Event()
         self._failure: Exception | None = None
         self._fails = False
         self._last: concurrent.futures.Future | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is put now would be written at once."""
+        is_idle = self._last is None or self._last.done()
+        return is_idle and time.monotonic() >= self._ready_at
 
     def put(self, name: str, contents: Contents) -> None:
         """Lets the thread write a snapshot called `name`."""
@@ -65,7 +69,7 @@ class Writer:
     def _write_waiting(self) -> None:
         if self._waiting is None:
             return  # a later one was written in its place
-        self._hurries.wait(max(0.0, self._next_at - time.monotonic()))
+        self._hurries.wait(max(0.0, self._ready_at - time.monotonic()))
         with self._lock:
             (name, contents), self._waiting = self._waiting, None
         path = self._directory / name
@@ -81,7 +85,7 @@ class Writer:
         except Exception as error:
             self._failure = error
         now = time.monotonic()
-        self._next_at = now + min(_SHARE * (now - started), _LONGEST_PAUSE)
+        self._ready_at = now + min(_SHARE * (now - started), _LONGEST_PAUSE)
 
     def _tell(self) -> None:
         failure, self._failure = self._failure, None
@@ -92,7 +96,7 @@ class Writer:
 
 
 def _told(error: OSError, path: Path, contents: Contents) -> str:
-    needed = sum(np.asarray(array).nbytes for array in contents.arrays.values())
+    needed = sum(array.nbytes for array in contents.arrays.values())
     there = next(folder for folder in path.parents if folder.exists())
     free = shutil.disk_usage(there).free
     latest = next(iter(files.found_in(path.parent)), None)
