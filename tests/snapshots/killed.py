@@ -3,7 +3,7 @@
     python -m tests.snapshots.killed SCENARIO DIRECTORY SEED
 
 TensorFlow is imported once; it starts no thread before a child uses it. A line is written for each
-child: the step it was killed at, how it ended, and whether that was in the midst of saving.
+child: how it ended, and whether that was in the midst of saving; and one that it was validating.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -27,6 +27,7 @@ from tests import gans
 from tests.models import labels, numbers, seeded
 from trainer import CustomTrainer, GANTrainer, program
 from trainer.callbacks import ForNetwork, Snapshots
+from trainer.snapshots import writer
 from trainer.snapshots.variables import training_variables, values
 
 KILLS = 20
@@ -126,7 +127,7 @@ def callbacks_for(trainer: CustomTrainer, directory: Path) -> list[keras.callbac
     ]
 
 
-def train(scenario: str, directory: Path, *, snapshots: bool, kill_at: float | None = None) -> None:
+def train(scenario: str, directory: Path, *, snapshots: bool, moment: Moment | None = None) -> None:
     """Trains to the end, or until it is killed, and writes the result."""
     make, data, more = SCENARIOS[scenario]
     directory.mkdir(exist_ok=True)
@@ -134,8 +135,11 @@ def train(scenario: str, directory: Path, *, snapshots: bool, kill_at: float | N
     callbacks = callbacks_for(trainer, directory) + [kind() for kind in more]
     if snapshots:
         callbacks.append(Snapshots(directory / "snapshots", every_steps=10))
-    if kill_at is not None:
-        threading.Thread(target=kill, args=(trainer, kill_at), daemon=True).start()
+    if moment is not None:
+        callbacks.append(validates := Validates())
+        kills = threading.Thread(target=kill, args=(trainer, directory, validates, moment))
+        kills.daemon = True
+        kills.start()
     held_out = IMAGES[:200] if isinstance(trainer, GANTrainer) else (X[:200], Y[:200])
     history = trainer.fit(
         **data(), epochs=EPOCHS, verbose=0, callbacks=callbacks, validation_data=held_out
@@ -145,11 +149,51 @@ def train(scenario: str, directory: Path, *, snapshots: bool, kill_at: float | N
     np.savez(directory / "variables.npz", **values(training_variables(trainer)))
 
 
-def kill(trainer: CustomTrainer, step: float) -> None:
-    """Kills this process soon after `step`, whatever it is at by then."""
-    while trainer.step < step:
+class Validates(keras.callbacks.Callback):
+    """Knows whether a validation is under way."""
+
+    now = False
+
+    def on_test_begin(self, logs=None):
+        self.now = True
+
+    def on_test_end(self, logs=None):
+        self.now = False
+
+
+class Moment(NamedTuple):
+    """When to kill: as soon as so many steps are done and `at` goes on, and some seconds later."""
+
+    step: float
+    at: str
+    seconds: float
+
+
+def moments(draws: random.Random, steps: int) -> list[Moment]:
+    """Returns when to kill; at least once in the midst of saving and of a validation."""
+    kinds = ["a step", "a validation", "saving"]
+    drawn = [
+        Moment(
+            draws.uniform(0, 0.75 * steps),
+            kinds[number % len(kinds)],
+            draws.uniform(0, 0.005) if number >= len(kinds) else 0,
+        )
+        for number in range(KILLS)
+    ]
+    return sorted(drawn)
+
+
+def kill(trainer: CustomTrainer, directory: Path, validates: Validates, moment: Moment) -> None:
+    """Kills this process at `moment`."""
+    goes_on = {
+        "a step": lambda: True,
+        "a validation": lambda: validates.now,
+        "saving": lambda: any(directory.glob("snapshots/.unfinished*")),
+    }
+    while trainer.step < moment.step or not goes_on[moment.at]():
         time.sleep(0.0005)
-    time.sleep(step % 1 * 0.005)
+    time.sleep(moment.seconds)
+    os.write(1, b"validating\n" if validates.now else b"")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -166,16 +210,17 @@ def run(*arguments: Any, **how: Any) -> None:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     in_saving = bool(list(arguments[1].glob("snapshots/.unfinished*")))
-    outcome = {"at": how.get("kill_at"), "code": os.waitstatus_to_exitcode(status)}
-    print(json.dumps({**outcome, "in saving": in_saving}), flush=True)
+    code = os.waitstatus_to_exitcode(status)
+    print(json.dumps({"code": code, "in saving": in_saving}), flush=True)
 
 
 if __name__ == "__main__":
     name, folder, seed = sys.argv[1:]
     program.STEPS_ALONE = 0  # groups from the first step on
+    writer._SHARE = 0  # each snapshot is written
     draws = random.Random(f"{name} {seed}")
     run(name, Path(folder, "undisturbed"), snapshots=False)
     total = json.loads(Path(folder, "undisturbed", "facts.json").read_text())["step"]
-    for moment in sorted(draws.uniform(0, 0.9 * total) for _ in range(KILLS)):
-        run(name, Path(folder, "killed"), snapshots=True, kill_at=moment)
+    for moment in moments(draws, total):
+        run(name, Path(folder, "killed"), snapshots=True, moment=moment)
     run(name, Path(folder, "killed"), snapshots=True)

@@ -21,6 +21,8 @@ def test_it_ends_with_the_same_bits(tmp_path, scenario):
     outcomes = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
     codes = [outcome["code"] for outcome in outcomes]
     assert codes == [0, *killed.KILLS * [-9], 0], told.stderr[-5000:]
+    assert any(outcome["in saving"] for outcome in outcomes)
+    assert "validating" in told.stdout
     assert told.stdout.count("Training goes on from") > killed.KILLS / 2
     undisturbed, disturbed = (tmp_path / name for name in ("undisturbed", "killed"))
     for name in ("facts.json", "log.csv"):

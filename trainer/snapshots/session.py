@@ -82,6 +82,7 @@ class KeptSession(Session):
         state: what they hold.
         resumed: the training to go on with, if there is one.
         progress: how far training came.
+        step: the step that training goes on from.
         callback: says when they are due.
         writer: writes them.
         fit: the number of this `fit` among those of the process, counted from 0.
@@ -93,6 +94,7 @@ class KeptSession(Session):
         resumed: Resumed | None,
         *,
         progress: Progress,
+        step: int,
         callback: Snapshots,
         writer: Writer,
         fit: int,
@@ -103,7 +105,7 @@ class KeptSession(Session):
         self._writer = writer
         self._fit = fit
         self._place = resumed and resumed.place
-        self._step, self._time = progress.step, time.monotonic()  # of the last one
+        self._step, self._time = step, time.monotonic()  # of the last one
         self._held: tuple[str, Contents] | None = None
         self.preemption = Preemption(callback.max_seconds)
 
@@ -195,6 +197,7 @@ def session_of(
         session = KeptSession(
             *(state, resumed),
             progress=progress,
+            step=restored.facts["progress"]["step"] if restored else progress.step,
             callback=callback,
             writer=writer,
             fit=fits.finished,
