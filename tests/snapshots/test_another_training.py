@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from tests.models import assert_same, each
+from tests.snapshots.test_files import rewrite_manifest
 from tests.snapshots.trainings import (
     ARRAYS,
     EPOCHS,
@@ -14,6 +15,8 @@ from tests.snapshots.trainings import (
     X,
     Y,
     fit,
+    latest_in,
+    names_in,
     other_network,
     trainer,
     undisturbed,
@@ -82,3 +85,12 @@ def test_what_was_refused_goes_on_once_it_is_as_it_was(copy):
             fit(made, saving, log, batch_size=10)
     assert_same(fit(made, saving, log), undisturbed())
     assert (copy.parent / "log.csv").read_text().count("\n") == 1 + EPOCHS
+
+
+def test_what_a_later_version_wrote_is_refused_and_kept(copy):
+    rewrite_manifest(latest_in(copy), format=2)
+    names, begins = names_in(copy), Begins()
+    with pytest.raises(ValueError, match=f"{latest_in(copy)} has format 2"):
+        fit(trainer(), begins, Snapshots(copy))
+    assert begins.begun == []
+    assert names_in(copy) == names

@@ -129,6 +129,7 @@ def read(path: Path) -> Contents:
 
     Raises:
         DamagedSnapshotError: something is missing or not what was written; the message names it.
+        ValueError: another version of the package wrote it.
     """
     manifest = _manifest(path / _MANIFEST)
     for name, expected in manifest["files"].items():
@@ -171,8 +172,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise DamagedSnapshotError(f"{path.name} is not what was written") from None
     content = json.loads(text)
     if content["format"] != FORMAT:
-        raise DamagedSnapshotError(
-            f"its format is {content['format']}, where this version reads {FORMAT}"
+        raise ValueError(
+            f"The snapshot {path.parent} has format {content['format']}, where this version of the "
+            f"package reads {FORMAT}: go on with the version that wrote it, or give another folder."
         )
     return content
 
