@@ -256,13 +256,14 @@ def test_max_seconds_end_it_and_the_next_one_goes_on(tmp_path, capsys):
     assert not saving.preempted
 
 
-def test_no_run_that_is_over_at_once_is_in_vain(tmp_path):
+@pytest.mark.parametrize("how", [{}, HELD_OUT], ids=["without validation", "with validation"])
+def test_no_run_that_is_over_at_once_is_in_vain(tmp_path, how):
     saving = Snapshots(tmp_path, max_seconds=1e-9)
     steps = []
     for _ in range(STEPS + 2):
         made = trainer()
-        fit(made, Slow(0), saving)
+        fit(made, Slow(0), saving, **how)
         assert saving.preempted
         steps.append(made.step)
     assert steps == [*range(1, STEPS + 1), STEPS, STEPS + 1]  # once it is the epoch that ends
-    assert_same(fit_on(tmp_path), undisturbed())
+    assert_same(fit_on(tmp_path, **how), fit(trainer(), **how))

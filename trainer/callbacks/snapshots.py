@@ -53,7 +53,8 @@ class Snapshots(keras.callbacks.Callback):
         every_steps: save after every so many steps, too.
         every_seconds: save after so many seconds, too.
         keep: how many snapshots to keep, the latest.
-        max_seconds: how long `fit` may take before it ends as on SIGTERM.
+        max_seconds: how long `fit` may take before it ends as on SIGTERM; a step, or the
+            validation that it goes on with, is done in any case.
         exit_code: ends the process with this code where `fit` would return early.
 
     Attributes:

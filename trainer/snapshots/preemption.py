@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+SIGTERM = "SIGTERM came"  # for a reason
+
 
 class PreemptedError(Exception):
     """Ends a training that was asked to end."""
@@ -46,11 +48,8 @@ class Preemption:
             yield
         finally:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-            if self.reason == _SIGTERM and callable(before):
+            if self.reason == SIGTERM and callable(before):
                 signal.raise_signal(signal.SIGTERM)
 
     def _take(self, number: int, frame: Any) -> None:
-        self.reason = _SIGTERM
-
-
-_SIGTERM = "SIGTERM came"
+        self.reason = SIGTERM

@@ -17,7 +17,7 @@ from trainer.loop import Place, Resumed
 from trainer.progress import Progress
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents, DamagedSnapshotError
-from trainer.snapshots.preemption import PreemptedError, Preemption
+from trainer.snapshots.preemption import SIGTERM, PreemptedError, Preemption
 from trainer.snapshots.state import TrainingState
 from trainer.snapshots.writer import Writer
 
@@ -104,15 +104,16 @@ class KeptSession(Session):
         self._callback = callback
         self._writer = writer
         self._fit = fit
-        self._place = resumed and resumed.place
+        self._place, self._has_moved = resumed and resumed.place, False
         self._step, self._time = step, time.monotonic()  # of the last one
         self._held: tuple[str, Contents] | None = None
         self.preemption = Preemption(callback.max_seconds)
 
     @property
     def is_ending(self) -> bool:
-        """Whether training was asked to end."""
-        return self.preemption.is_asked
+        """Whether training is to end: for its time only once it moved on, lest it never does."""
+        is_asked = self.preemption.is_asked
+        return is_asked and (self._has_moved or self.preemption.reason == SIGTERM)
 
     @property
     def is_ready(self) -> bool:
@@ -121,7 +122,7 @@ class KeptSession(Session):
 
     def between(self, place: Place) -> None:  # noqa: D102
         super().between(place)
-        self._place = place
+        self._place, self._has_moved = place, True
         if self.is_ending:
             self.hold()
             self.end()
