@@ -39,7 +39,7 @@ class Snapshots(keras.callbacks.Callback):
     ```
 
     A snapshot is taken at the end of each epoch, and as often as asked. It is copied, then written
-    by a thread, which pauses after each, a hundred times as long as it took but no more than five
+    by a thread, which pauses after each, two hundred times as long as it took but no more than five
     seconds; one that falls due meanwhile is taken after the pause. A callback of yours takes
     part by its methods `get_state()`, which returns numbers, strings, arrays, and lists and dicts
     of such, and `set_state(state)`, which is called once `on_train_begin` and `on_epoch_begin`

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
 
-_SHARE = 100  # times as long as a snapshot took goes by until the next one is written
+_SHARE = 200  # times as long as a snapshot took goes by until the next one is written
 _LONGEST_PAUSE = 5.0  # seconds; large snapshots take the disk's time more than the processor's
 
 
