@@ -72,8 +72,10 @@ def in_numpy(outputs: Any) -> Any:
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_the_outputs_of_the_last_step(steps, jit_compile):
-    ended = collected(LastOutputs(), structure_of, STRUCTURE, steps, jit_compile)
-    ran = LastOutputs().ran(steps, ended)
+    ended = collected(
+        LastOutputs(lambda outputs: outputs), structure_of, STRUCTURE, steps, jit_compile
+    )
+    ran = LastOutputs(lambda outputs: outputs).ran(steps, ended)
     assert (ran.steps, ran.each) == (steps, None)
     assert_same(in_numpy(ran.outputs), in_numpy(at(-1, by_hand(steps))))
 
@@ -88,7 +90,7 @@ OPEN = {
 
 @pytest.mark.parametrize(("spec", "outputs"), **each(OPEN))
 def test_the_last_outputs_may_have_an_open_shape(spec, outputs):
-    ended = collected(LastOutputs(), outputs, spec, 5)
+    ended = collected(LastOutputs(lambda outputs: outputs), outputs, spec, 5)
     np.testing.assert_array_equal(ended.numpy(), outputs(tf.constant(4)).numpy())
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.feeds import Batch
 from trainer.networks import trained_networks
+from trainer.replicas import current_share, own, own_rows
 
 tree = keras.tree
 
@@ -144,16 +145,16 @@ class Algorithm:
                 stacklevel=2,
             )
             return
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         # Equal to the gradient of scale * loss, with no product to record on the tape.
         scale = optimizer.scale_loss(tf.ones_like(loss))
-        scale = scale if replicas == 1 else scale / tf.cast(replicas, scale.dtype)
+        if share := current_share():
+            scale *= tf.cast(share.rows / share.of, scale.dtype)
         gradients = tape.gradient(loss, variables, output_gradients=scale)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:
         """Adds `loss`, the mean over the rows of `x`, to the running `loss` of the logs."""
-        rows = tf.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]
+        rows = own_rows(x)
         # First among the metrics that Keras itself lists, also where a class lists others.
         keras.Model.metrics.fget(self.model)[0].update_state(loss, sample_weight=rows)
 
@@ -161,6 +162,7 @@ class Algorithm:
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
         """Updates the compiled metrics; returns the running value of every metric by log key."""
+        x, y, y_pred, sample_weight = own((x, y, y_pred, sample_weight))
         logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return {**logs, **_results(self.own_metrics)}
 
@@ -182,6 +184,11 @@ class Algorithm:
         """
         results = self.metric_results()
         return results if results.keys() == logs.keys() else logs
+
+    def seeds(self) -> list[keras.Variable]:
+        """Returns the states of the seed generators of the model and of the trainer."""
+        own = [v.state for v in vars(self).values() if isinstance(v, keras.random.SeedGenerator)]
+        return [v for v in self.model.variables if v.name == "seed_generator_state"] + own
 
     def finalize_weights(self) -> None:
         """Ends training: puts in place the averaged weights of an optimizer that keeps some."""

@@ -61,13 +61,23 @@ class Collector(abc.ABC):
 
 
 class LastOutputs(Collector):
-    """Carries the outputs of the last step."""
+    """Carries the outputs of the last step.
+
+    Args:
+        merged: returns what becomes of them, in the graph, on all replicas.
+    """
+
+    def __init__(self, merged: Callable[[Any], Any]):
+        self._merged = merged
 
     def start(self, spec: Any) -> Any:  # noqa: D102
         return tree.map_structure(_zeros, spec)
 
     def add(self, collected: Any, outputs: Any) -> Any:  # noqa: D102
         return outputs
+
+    def end(self, collected: Any) -> Any:  # noqa: D102
+        return self._merged(collected)
 
 
 class LastResults(Collector):

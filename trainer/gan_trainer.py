@@ -18,6 +18,7 @@ from trainer.feeds import Batch
 from trainer.hooks import Mode
 from trainer.images import value_range
 from trainer.networks import Networks
+from trainer.replicas import own, own_rows
 
 _D_OPTIMIZER = {
     "class_name": "Adam",
@@ -333,15 +334,15 @@ class GANTrainer(CustomTrainer):
         fake_logits, real_logits = logits[:rows], logits[rows:]
         loss = self.discriminator_loss(real_logits, fake_logits)
         loss += self.penalty(images, fakes, labels, training)
-        self.d_loss.update_state(loss, sample_weight=rows)
-        self.track_logits(real_logits, fake_logits)
+        self.d_loss.update_state(loss, sample_weight=own_rows(images))
+        self.track_logits(own(real_logits), own(fake_logits))
         return loss
 
     def _generator_loss(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
         fakes = self._fakes(images, labels, training)
         x = fakes if labels is None else [fakes, labels]
         loss = self.generator_loss(self.discriminator(x, training=training))
-        self.g_loss.update_state(loss, sample_weight=_rows(images))
+        self.g_loss.update_state(loss, sample_weight=own_rows(images))
         return loss
 
     def _fakes(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:

@@ -24,6 +24,7 @@ from trainer.collecting import (
 )
 from trainer.feeds import Batch, Feed, Source
 from trainer.pace import Pace
+from trainer.replicas import OnlyReplica
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
@@ -36,7 +37,7 @@ class Program:
 
     Args:
         step: takes a batch, returns a structure of tensors.
-        strategy: runs the step on each of its replicas.
+        replicas: runs the step on each of them.
         run_eagerly: whether to run the step as plain Python, for a debugger.
         jit_compile: whether XLA compiles the step, wherever its batches come from.
         results: tells, in the graph, what the last step returned, where that is left in variables:
@@ -49,14 +50,13 @@ class Program:
         done: how many steps the last call of `run` had, also if something ended it.
     """
 
-    reduction = "mean"  # what becomes of the outputs of several replicas
     groups_suit_xla = True
 
     def __init__(
         self,
         step: Callable[[Batch], Any],
         *,
-        strategy: tf.distribute.Strategy,
+        replicas: OnlyReplica,
         run_eagerly: bool = False,
         jit_compile: bool = False,
         results: Callable[[], Any] | None = None,
@@ -71,17 +71,15 @@ class Program:
 
         @_graph_as_written
         def replicated_step(batch: Batch) -> Any:
-            outputs = strategy.run(explained_step, args=(batch,))
-            if strategy.num_replicas_in_sync == 1:
-                return outputs
-            return _reduced(outputs, strategy, self.reduction)
+            return replicas.run(explained_step, batch)
 
         self.pace = Pace()
         self._run_eagerly = run_eagerly
         self._explain = explain
+        self._replicas = replicas
         self._replicated_step = replicated_step
         self.returns_results = results is not None
-        self._last = LastOutputs() if results is None else LastResults(results)
+        self._last = LastOutputs(replicas.merged) if results is None else LastResults(results)
         self._xla_works = self._xla_gave_up = False
         self.done = 0
         with tf.init_scope():
@@ -115,6 +113,7 @@ class Program:
         self.done = 0
         if feed.ended:
             raise StopIteration
+        k = self._replicas.agreed(k)  # it may follow from each process's clock
         # Whether XLA takes the step is tried on a batch that can be run again without it.
         tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
         if self._run_eagerly or not feed.is_in_graph or tries_xla:
@@ -127,11 +126,11 @@ class Program:
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
-        return self._run_step(lambda: self._step, batch)
+        return self._replicas.merged_now(self._run_step(lambda: self._step, batch))
 
     def run_eagerly_on(self, batch: Batch) -> Any:
         """Runs one step on `batch` as plain Python, for a debugger; returns its outputs."""
-        return self._replicated_step(batch)
+        return self._replicas.merged_now(self._replicated_step(batch))
 
     def _run_step(self, step: Callable[[], Callable], batch: Batch) -> Any:
         """Returns the outputs of what `step` returns, asked again once XLA is given up."""
@@ -149,7 +148,8 @@ class Program:
         if self._run_eagerly:
             return None
         in_graph = feed.is_in_graph
-        return self._outputs_of(feed.window(1).source.spec() if in_graph else feed.batch_spec())
+        spec = feed.window(1).source.spec() if in_graph else feed.batch_spec()
+        return self._replicas.merged_spec(self._outputs_of(spec))
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -273,12 +273,14 @@ class Program:
         """Takes steps while there are batches, up to `k`; returns how many, and what to keep."""
         compiled_step = self._step_for(source.spec())
         spec = self._outputs_of(source.spec())
+        merges = collector is not self._last  # which does so after the loop
 
         def step(done: tf.Tensor, seen: Any, collected: Any) -> tuple:
             outputs = compiled_step(source.batch(seen))
-            collected = collector.add(collected, outputs)
+            merged = self._replicas.merged(outputs) if merges or until else None
+            collected = collector.add(collected, merged if merges else outputs)
             done += 1
-            wanted = done < k if until is None else (done < k) & ~until(outputs)
+            wanted = done < k if until is None else (done < k) & ~until(merged)
             # A batch that cannot be had must not break off the step before it.
             with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
                 self._counter.assign_add(1)
@@ -287,7 +289,11 @@ class Program:
         done, _, collected = tf.while_loop(
             lambda done, seen, collected: source.has_batch(seen),
             step,
-            (tf.zeros_like(k), source.look(first, k > 0), collector.start(spec)),
+            (
+                tf.zeros_like(k),
+                source.look(first, k > 0),
+                collector.start(self._replicas.merged_spec(spec) if merges else spec),
+            ),
         )
         return done, collector.end(collected)
 
@@ -309,7 +315,7 @@ class Program:
         self.done = 1
         feed.position += 1
         self._alone += 1
-        return outputs
+        return self._replicas.merged_now(outputs)
 
     def _run_from_python(self, feed: Feed, k: int, until: Until | None = None) -> list[Any]:
         """Returns the outputs of each step."""
@@ -343,7 +349,6 @@ class PredictProgram(Program):
     another, otherwise of one structure a step.
     """
 
-    reduction = "concat"
     groups_suit_xla = False  # how many rows there will be is open
     _joins = False
 
@@ -360,13 +365,3 @@ class PredictProgram(Program):
 
     def _collector(self, each: bool, in_xla: bool) -> Collector:
         return ROWS
-
-
-def _reduced(outputs: Any, strategy: tf.distribute.Strategy, how: str) -> Any:
-    def reduce(value: Any) -> Any:
-        local = strategy.experimental_local_results(value)
-        if how == "concat":
-            return local[0] if len(local) == 1 else tf.concat(local, axis=0)
-        return tf.reduce_mean(tf.stack(local), axis=0)
-
-    return keras.tree.map_structure(reduce, outputs)

@@ -17,6 +17,7 @@ from trainer.errors import raise_clearer
 from trainer.feeds import Feed
 from trainer.labels import guard_labels
 from trainer.program import PredictProgram, Program
+from trainer.replicas import OnlyReplica, Replicas, ReplicasWithLogs, ReplicasWithRows
 from trainer.watching import Mode
 
 
@@ -57,9 +58,10 @@ class Programs:
 
     def build_for_replicas(self, feed: Feed, epoch: int) -> None:
         """Makes the variables that a step of several replicas cannot make."""
-        if self._algorithm.model.distribute_strategy.num_replicas_in_sync > 1:
+        replicas = self._replicas("test")
+        if isinstance(replicas, Replicas):
             feed.rewind(epoch)
-            self._build(self._algorithm.test_step, feed.batch_spec())
+            self._build(self._algorithm.test_step, replicas.seen_spec(feed.batch_spec()))
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
@@ -102,7 +104,7 @@ class Programs:
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),
-                strategy=model.distribute_strategy,
+                replicas=self._replicas(mode),
                 run_eagerly=model.run_eagerly,
                 jit_compile=choice.steps,
                 results=self._algorithm.metric_results if self._returns_results(mode) else None,
@@ -110,6 +112,15 @@ class Programs:
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
+
+    def _replicas(self, mode: Mode) -> OnlyReplica:
+        """Returns what runs the step of `mode` on the replicas that there are."""
+        strategy = self._algorithm.model.distribute_strategy
+        if strategy.num_replicas_in_sync == 1:
+            return OnlyReplica(strategy)
+        if mode == "predict":
+            return ReplicasWithRows(strategy, self._algorithm.seeds)
+        return ReplicasWithLogs(strategy, self._algorithm.seeds, self._algorithm.metric_results)
 
     def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
         """Returns the step of `mode` with what can be checked of its batch and its result."""
@@ -132,7 +143,6 @@ class Programs:
         of_model = (f"{mode}_step", "compute_metrics", "get_metrics_result")
         return (
             mode != "predict"
-            and model.distribute_strategy.num_replicas_in_sync == 1
             and not has_own_step(algorithm, mode)
             and type(algorithm).compute_metrics is Algorithm.compute_metrics
             and not any(overrides(model, name) for name in of_model)

@@ -395,11 +395,3 @@ def test_weights_in_a_py_dataset_are_refused_beside_class_weight():
         feed.rewind(0)
         with pytest.raises(ValueError, match="sample weights: give one of them"):
             feed.next()
-
-
-def test_a_strategy_of_one_replica_changes_nothing():
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    with opened(X, Y, strategy=strategy) as feed:
-        assert type(feed) is ArrayFeed
-    with opened(dataset(), strategy=tf.distribute.get_strategy()) as feed:
-        assert type(feed) is DatasetFeed

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
-from trainer.feeds.datasets import DatasetFeed, ReplicatedFeed, weigh_classes
+from trainer.feeds.datasets import DatasetFeed, weigh_classes
 from trainer.feeds.feed import Batch, Feed, Source, Window
 from trainer.feeds.iterables import (
     GeneratorFeed,
@@ -54,7 +54,6 @@ def open_feed(
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
     budget: int | None = None,
-    strategy: tf.distribute.Strategy | None = None,
 ) -> Feed:
     """Returns the feed for data given as `fit`, `evaluate` and `predict` take them.
 
@@ -70,7 +69,6 @@ def open_feed(
         seed: seed of the order of arrays and of `keras.utils.PyDataset`.
         budget: bytes of arrays that a copy on the device may take; larger ones are read in chunks.
             Where it is `None`, a quarter of the free memory on an accelerator, 16 MiB on a CPU.
-        strategy: splits each batch among its replicas.
 
     Raises:
         ValueError: the data are of no known kind, or an argument does not go with them.
@@ -82,14 +80,10 @@ def open_feed(
             if not _are_arrays(value):
                 raise ValueError(_unknown(name, value))
         data = _batch_of_arrays(x, y, sample_weight, class_weight)
-        feed = _array_feed(data, batch_size, steps, shuffle, seed, budget)
-    else:
-        kind = _kind(x)
-        _refuse(kind, y=y, sample_weight=sample_weight)
-        feed = _source_feed(kind, x, most, shuffle, class_weight, seed)
-    if strategy is not None and strategy.num_replicas_in_sync > 1:
-        return ReplicatedFeed(feed, strategy)
-    return feed
+        return _array_feed(data, batch_size, steps, shuffle, seed, budget)
+    kind = _kind(x)
+    _refuse(kind, y=y, sample_weight=sample_weight)
+    return _source_feed(kind, x, most, shuffle, class_weight, seed)
 
 
 def _batch_of_arrays(

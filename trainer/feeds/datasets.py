@@ -56,26 +56,6 @@ class IteratorSource(NamedTuple):
         return type(self.iterator), *tree.flatten_with_path(self.iterator.element_spec)
 
 
-class _IteratorFeed(Feed):
-    """A feed with an iterator that graphs read."""
-
-    is_in_graph = True
-    _source: IteratorSource | None = None
-
-    def window(self, k: int) -> Window:  # noqa: D102
-        return Window(self._source, self.position, k)
-
-    def close(self) -> None:  # noqa: D102
-        self._read_from(None)
-
-    def _read_from(self, iterator: Any | None) -> None:
-        """Reads from another iterator from here on."""
-        dropped = [self._source]
-        self._source = iterator and IteratorSource(iterator)
-        # To end the threads of an iterator that has tuned itself takes up to a second.
-        threading.Thread(target=dropped.clear).start()
-
-
 class Base(NamedTuple):
     """A place in the data to start from.
 
@@ -90,13 +70,16 @@ class Base(NamedTuple):
     passes: int
 
 
-class DatasetFeed(_IteratorFeed):
+class DatasetFeed(Feed):
     """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`.
 
     A state has what the iterator held at some place not long ago, and how many batches were taken
     since: to look it up takes long where a shuffle has a large buffer, and not everywhere does
     TensorFlow know how often each shuffle of the pipeline was begun.
     """
+
+    is_in_graph = True
+    _source: IteratorSource | None = None
 
     def __init__(self, dataset: Any):
         cardinality = dataset.cardinality
@@ -116,7 +99,10 @@ class DatasetFeed(_IteratorFeed):
     def window(self, k: int) -> Window:  # noqa: D102
         if self._keeps_base:
             self._look_for_base()
-        return super().window(k)
+        return Window(self._source, self.position, k)
+
+    def close(self) -> None:  # noqa: D102
+        self._read_from(None)
 
     def batch_spec(self) -> Any:  # noqa: D102
         return self.dataset.element_spec
@@ -183,6 +169,13 @@ class DatasetFeed(_IteratorFeed):
     def _start_pass(self, epoch: int) -> None:
         self._read_from(iter(self._read))
 
+    def _read_from(self, iterator: Any | None) -> None:
+        """Reads from another iterator from here on."""
+        dropped = [self._source]
+        self._source = iterator and IteratorSource(iterator)
+        # To end the threads of an iterator that has tuned itself takes up to a second.
+        threading.Thread(target=dropped.clear).start()
+
     def _skip(self, batches: int) -> None:
         try:
             skip(self._source.iterator, tf.constant(batches, tf.int64))
@@ -228,50 +221,6 @@ class DatasetFeed(_IteratorFeed):
         following = content_of(iter(self._read))
         set_content(self._source.iterator, data)  # the next one counts as not made
         return hashlib.sha256(following.data).hexdigest()
-
-
-class ReplicatedFeed(_IteratorFeed):
-    """Batches of another feed, each split among the replicas of a strategy."""
-
-    runs_forward = True
-
-    def __init__(self, feed: Feed, strategy: tf.distribute.Strategy):
-        self._feed = feed
-        self._strategy = strategy
-        self.steps = feed.steps
-        self.infinite = feed.infinite
-
-    def _start_pass(self, epoch: int) -> None:
-        self._feed.rewind(epoch)
-        replicated = self._strategy.experimental_distribute_dataset(self._dataset())
-        self._read_from(iter(replicated))
-
-    def batch_spec(self) -> Any:  # noqa: D102
-        return self._feed.batch_spec()
-
-    def epoch_began(self) -> None:  # noqa: D102
-        self._feed.epoch_began()
-
-    def epoch_ended(self) -> None:  # noqa: D102
-        self._feed.epoch_ended()
-
-    def close(self) -> None:  # noqa: D102
-        super().close()
-        self._feed.close()
-
-    def _dataset(self) -> tf.data.Dataset:
-        if isinstance(self._feed, DatasetFeed):
-            return self._feed.dataset
-        return tf.data.Dataset.from_generator(
-            self._remaining_batches, output_signature=self._feed.batch_spec()
-        )
-
-    def _remaining_batches(self) -> Any:
-        while True:
-            try:
-                yield self._feed.next()
-            except StopIteration:
-                return
 
 
 def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:

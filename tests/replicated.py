@@ -1,0 +1,202 @@
+"""Trainings on replicas, to be run in processes of their own.
+
+    python -m tests.replicated DIRECTORY DEVICES
+
+trains all `TRAININGS` on so many devices of this process, or, where `TF_CONFIG` names workers, on
+all of them together, and writes what each ends with.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests import conftest  # noqa: F401  # threads as under test
+from tests.gans import LATENT, linear_discriminator, linear_generator
+from tests.models import mlp, numbers
+from trainer import CustomTrainer, GANTrainer
+
+BATCH, EPOCHS = 16, 3
+ROWS = 99  # the last batch has three: replicas have unlike shares, and one of four has none
+Outcome = dict[str, Any]
+
+X = numbers(ROWS, 4)
+Y = np.random.default_rng(1).integers(0, 2, (ROWS, 1)).astype("float32")
+WEIGHTS = np.random.default_rng(2).uniform(0.5, 2, ROWS).astype("float32")
+IMAGES = np.tanh(numbers(ROWS, 8, 8, 1))
+ARRAYS = {"x": X, "y": Y, "batch_size": BATCH}
+HELD_OUT = {"validation_data": (X[:41], Y[:41]), "validation_batch_size": BATCH}
+
+
+class AddsLoss(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(0.1 * tf.reduce_mean(tf.square(x)))
+        return x
+
+
+class LogsMore(CustomTrainer):
+    """Has a step of its own, with a log key that is no metric's."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self.call_model(x, training=True)
+            loss = self.compute_loss(x, y, y_pred)
+        self.track_loss(loss, x)
+        self.minimize(loss, tape)
+        return {**self.compute_metrics(x, y, y_pred), "batch_loss": loss}
+
+
+class FixedLatents(GANTrainer):
+    """Draws the same latent points for each row."""
+
+    def sample_latent(self, n):
+        return tf.tile(tf.constant(numbers(1, LATENT)), [n, 1])
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return -(-ROWS // BATCH)
+
+    def __getitem__(self, number):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        return X[rows], Y[rows]
+
+
+class KeepsLogs(keras.callbacks.Callback):
+    """Keeps the logs of each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.logs: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.logs.append(dict(logs))
+
+
+def batches() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(50, seed=3).batch(BATCH)
+
+
+def generated() -> Any:
+    for _ in range(EPOCHS):
+        for number in range(len(Batches())):
+            yield Batches()[number]
+
+
+def trainer(
+    strategy: tf.distribute.Strategy,
+    *layers: Callable[[], keras.layers.Layer],
+    kind: type[CustomTrainer] = CustomTrainer,
+    metrics: tuple = ("accuracy",),
+) -> CustomTrainer:
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        model = mlp(*(make() for make in layers), activation="sigmoid")
+        return kind(
+            model,
+            optimizer=keras.optimizers.Adam(0.01),
+            loss="binary_crossentropy",
+            metrics=[make() if callable(make) else make for make in metrics],
+            jit_compile=False,
+            seed=5,
+        )
+
+
+def outcome(made: CustomTrainer, **more: Any) -> Outcome:
+    """Returns what a training ended with."""
+    variables = [*made.model.variables]
+    for optimizer in (getattr(made.model, "optimizers", None) or {"": made.optimizer}).values():
+        variables += optimizer.variables
+    return {
+        **{f"history of {key}": found for key, found in made.model.history.history.items()},
+        **{f"{number} {v.path}": v.numpy() for number, v in enumerate(variables)},
+        **more,
+    }
+
+
+def fit(made: CustomTrainer, **how: Any) -> Outcome:
+    """Returns what a training, an evaluation and a prediction end with."""
+    made.fit(**{"epochs": EPOCHS, "verbose": 0, **HELD_OUT, **how})
+    return outcome(
+        made,
+        evaluated=made.evaluate(X, Y, BATCH, verbose=0),
+        predicted=made.predict(X, BATCH, verbose=0),
+    )
+
+
+def fit_logging_each_step(strategy: tf.distribute.Strategy) -> Outcome:
+    keeps = KeepsLogs()
+    ended = fit(trainer(strategy), **ARRAYS, callbacks=[keeps])
+    return {**ended, "logs": [[logs[key] for key in sorted(logs)] for logs in keeps.logs]}
+
+
+def fit_gan(strategy: tf.distribute.Strategy) -> Outcome:
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        made = FixedLatents(
+            linear_generator(),
+            linear_discriminator(),
+            latent_dim=LATENT,
+            label_noise=0,
+            d_optimizer=keras.optimizers.Adam(0.01),
+            g_optimizer=keras.optimizers.Adam(0.01),
+            seed=5,
+        )
+    made.fit(IMAGES, batch_size=BATCH, epochs=EPOCHS, verbose=0, validation_data=IMAGES[:41])
+    return outcome(made, predicted=made.predict(numbers(41, LATENT), BATCH, verbose=0))
+
+
+def regularized() -> keras.layers.Layer:
+    return keras.layers.Dense(5, kernel_regularizer="l2")
+
+
+TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
+    "a plain model": lambda strategy: fit(trainer(strategy, regularized), **ARRAYS),
+    "in order": lambda strategy: fit(trainer(strategy), **ARRAYS, shuffle=False),
+    "add_loss": lambda strategy: fit(trainer(strategy, AddsLoss), **ARRAYS),
+    "sample_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, sample_weight=WEIGHTS),
+    "class_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, class_weight={0: 1, 1: 3}),
+    "AUC": lambda strategy: fit(trainer(strategy, metrics=(keras.metrics.AUC,)), **ARRAYS),
+    "a step of its own": lambda strategy: fit(trainer(strategy, kind=LogsMore), **ARRAYS),
+    "logs of each step": fit_logging_each_step,
+    "tf.data": lambda strategy: fit(trainer(strategy), x=batches()),
+    "tf.data, split already": lambda strategy: fit(
+        trainer(strategy), x=strategy.experimental_distribute_dataset(batches())
+    ),
+    "PyDataset": lambda strategy: fit(trainer(strategy), x=Batches()),
+    "a generator": lambda strategy: fit(
+        trainer(strategy), x=generated(), steps_per_epoch=len(Batches())
+    ),
+    "a GAN": fit_gan,
+}
+
+
+def strategy_for(devices: int) -> tf.distribute.Strategy:
+    """Returns a strategy of all workers, or of so many devices of this process."""
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if devices == 1:
+        return tf.distribute.get_strategy()
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    several = [tf.config.LogicalDeviceConfiguration()] * devices
+    tf.config.set_logical_device_configuration(cpu, several)
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(devices)])
+
+
+def train(strategy: tf.distribute.Strategy, directory: Path, names: list[str]) -> None:
+    """Trains, and writes what each training ends with."""
+    directory.mkdir(parents=True)
+    for name in names:
+        np.savez(directory / f"{name}.npz", **TRAININGS[name](strategy))
+
+
+if __name__ == "__main__":
+    train(strategy_for(int(sys.argv[2])), Path(sys.argv[1]), sys.argv[3:] or list(TRAININGS))
