@@ -117,7 +117,7 @@ def outcome(made: CustomTrainer, **more: Any) -> Outcome:
         variables += optimizer.variables
     return {
         **{f"history of {key}": found for key, found in made.model.history.history.items()},
-        **{f"{number} {v.path}": v.numpy() for number, v in enumerate(variables)},
+        **{f"variable {number}": v.numpy() for number, v in enumerate(variables)},
         **more,
     }
 
