@@ -20,7 +20,7 @@ from trainer import CustomTrainer
 from trainer import program as programs
 from trainer.feeds import Feed, open_feed
 from trainer.program import PredictProgram, Program
-from trainer.replicas import OnlyReplica
+from trainer.replicas import Replicas
 
 BATCH = 4
 ROWS = 22  # five batches and an odd one
@@ -95,7 +95,7 @@ def reraise(error: Exception, batch: Any) -> NoReturn:
 
 
 def program_of(step: Callable, kind: type[Program] = Program, **how: Any) -> Program:
-    replicas = OnlyReplica(tf.distribute.get_strategy())
+    replicas = Replicas(tf.distribute.get_strategy())
     return kind(step, **{"replicas": replicas, "explain": reraise, **how})
 
 

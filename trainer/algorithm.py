@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.feeds import Batch
 from trainer.networks import trained_networks
-from trainer.replicas import current_share, own, own_rows
+from trainer.shares import current_share, own, own_rows
 
 tree = keras.tree
 
@@ -187,8 +187,9 @@ class Algorithm:
 
     def seeds(self) -> list[keras.Variable]:
         """Returns the states of the seed generators of the model and of the trainer."""
-        own = [v.state for v in vars(self).values() if isinstance(v, keras.random.SeedGenerator)]
-        return [v for v in self.model.variables if v.name == "seed_generator_state"] + own
+        of_model = [v for v in self.model.variables if v.name == "seed_generator_state"]
+        values = vars(self).values()
+        return of_model + [v.state for v in values if isinstance(v, keras.random.SeedGenerator)]
 
     def finalize_weights(self) -> None:
         """Ends training: puts in place the averaged weights of an optimizer that keeps some."""

@@ -18,7 +18,7 @@ from trainer.feeds import Batch
 from trainer.hooks import Mode
 from trainer.images import value_range
 from trainer.networks import Networks
-from trainer.replicas import own, own_rows
+from trainer.shares import own, own_rows
 
 _D_OPTIMIZER = {
     "class_name": "Adam",

@@ -24,7 +24,7 @@ from trainer.collecting import (
 )
 from trainer.feeds import Batch, Feed, Source
 from trainer.pace import Pace
-from trainer.replicas import OnlyReplica
+from trainer.replicas import Replicas
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
@@ -56,7 +56,7 @@ class Program:
         self,
         step: Callable[[Batch], Any],
         *,
-        replicas: OnlyReplica,
+        replicas: Replicas,
         run_eagerly: bool = False,
         jit_compile: bool = False,
         results: Callable[[], Any] | None = None,

@@ -17,7 +17,7 @@ from trainer.errors import raise_clearer
 from trainer.feeds import Feed
 from trainer.labels import guard_labels
 from trainer.program import PredictProgram, Program
-from trainer.replicas import OnlyReplica, Replicas, ReplicasWithLogs, ReplicasWithRows
+from trainer.replicas import Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.watching import Mode
 
 
@@ -59,7 +59,7 @@ class Programs:
     def build_for_replicas(self, feed: Feed, epoch: int) -> None:
         """Makes the variables that a step of several replicas cannot make."""
         replicas = self._replicas("test")
-        if isinstance(replicas, Replicas):
+        if isinstance(replicas, SeveralReplicas):
             feed.rewind(epoch)
             self._build(self._algorithm.test_step, replicas.seen_spec(feed.batch_spec()))
 
@@ -113,11 +113,11 @@ class Programs:
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
 
-    def _replicas(self, mode: Mode) -> OnlyReplica:
+    def _replicas(self, mode: Mode) -> Replicas:
         """Returns what runs the step of `mode` on the replicas that there are."""
         strategy = self._algorithm.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
-            return OnlyReplica(strategy)
+            return Replicas(strategy)
         if mode == "predict":
             return ReplicasWithRows(strategy, self._algorithm.seeds)
         return ReplicasWithLogs(strategy, self._algorithm.seeds, self._algorithm.metric_results)

@@ -1,0 +1,131 @@
+"""Shares: the rows of a batch that one of several replicas sees, and those that it counts."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+tree = keras.tree
+Step = Callable[[Any], Any]
+
+
+class Share(NamedTuple):
+    """What of a batch is one replica's.
+
+    Attributes:
+        rows: how many rows are its own, the first ones of those that it sees. A replica that none
+            are left for sees one of another's, as few layers can do without.
+        of: how many rows all replicas have together.
+        may_see_others: whether it may be one that none are left for.
+    """
+
+    rows: Any
+    of: Any
+    may_see_others: bool
+
+    def own(self, seen: Any) -> Any:
+        """Returns the replica's own rows of a structure that has a row for each that it sees."""
+        if not self.may_see_others:
+            return seen
+        return _each_array(lambda array: _slice(array, 0, self.rows), seen)
+
+
+_current: contextvars.ContextVar[Share | None] = contextvars.ContextVar("share", default=None)
+
+
+def current_share() -> Share | None:
+    """Returns the share of the replica whose step is under way; `None` where it is the only one."""
+    return _current.get()
+
+
+def own(seen: Any) -> Any:
+    """Returns the rows of a structure that this replica counts, and no other one does."""
+    share = current_share()
+    return share.own(seen) if share else seen
+
+
+def own_rows(seen: Any) -> Any:
+    """Returns how many rows of a structure this replica counts, and no other one does."""
+    share = current_share()
+    return share.rows if share else tf.shape(_first_of(seen))[0]
+
+
+def on_share(step: Step, batch: Any, is_split: bool) -> tuple[Any, tf.Tensor]:
+    """Runs `step` on this replica's share of `batch`; returns its outputs and the rows."""
+    share, seen = _given(batch) if is_split else _cut_out(batch)
+    before = _current.set(share)
+    try:
+        return step(seen), tf.convert_to_tensor(share.rows, tf.int32)
+    finally:
+        _current.reset(before)
+
+
+def _cut_out(batch: Any) -> tuple[Share, Any]:
+    """Returns this replica's share of a batch for all of them, and the rows of it."""
+    context = tf.distribute.get_replica_context()
+    number, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    of = _rows_in(batch)
+    begin, end = of * number // replicas, of * (number + 1) // replicas
+    if isinstance(of, int) and of >= replicas:
+        return Share(end - begin, of, False), _each_array(lambda a: _slice(a, begin, end), batch)
+    rows = end - begin
+    begin = tf.where(rows > 0, begin, 0)
+    end = begin + tf.maximum(rows, 1)
+    return Share(rows, of, True), _each_array(lambda a: _slice(a, begin, end), batch)
+
+
+def _given(batch: Any) -> tuple[Share, Any]:
+    """Returns this replica's share where the batch is that already, and at least one row."""
+    rows = tf.convert_to_tensor(_rows_in(batch), tf.int32)
+    context = tf.distribute.get_replica_context()
+    of = context.all_reduce(tf.distribute.ReduceOp.SUM, rows)
+    missing = tf.maximum(1 - rows, 0)
+    return Share(rows, of, True), _each_array(lambda array: _with_zeros(array, missing), batch)
+
+
+def _rows_in(batch: Any) -> Any:
+    """Returns how many rows a batch has, a Python number where its shape tells."""
+    array = _first_of(batch)
+    known = array.shape[0]
+    if known is not None:
+        return known
+    if isinstance(array, tf.RaggedTensor):
+        return tf.cast(array.nrows(), tf.int32)
+    return tf.cast(tf.shape(array)[0], tf.int32)
+
+
+def _first_of(batch: Any) -> Any:
+    return next(leaf for leaf in tree.flatten(batch) if _has_rows(leaf))
+
+
+def _has_rows(leaf: Any) -> bool:
+    return leaf is not None and tf.TensorShape(leaf.shape).rank != 0
+
+
+def _each_array(function: Callable[[Any], Any], batch: Any) -> Any:
+    return tree.map_structure(lambda leaf: function(leaf) if _has_rows(leaf) else leaf, batch)
+
+
+def _slice(array: Any, begin: Any, end: Any) -> Any:
+    if not isinstance(array, tf.SparseTensor):
+        return array[begin:end]
+    begin, end = tf.cast(begin, tf.int64), tf.cast(end, tf.int64)
+    others = array.dense_shape[1:]
+    start = tf.concat([[begin], tf.zeros_like(others)], 0)
+    return tf.sparse.slice(array, start, tf.concat([[end - begin], others], 0))
+
+
+def _with_zeros(array: Any, rows: tf.Tensor) -> Any:
+    """Returns `array` with so many rows of zeros behind it."""
+    if isinstance(array, tf.SparseTensor):
+        shape = tf.tensor_scatter_nd_add(array.dense_shape, [[0]], [tf.cast(rows, tf.int64)])
+        return tf.SparseTensor(array.indices, array.values, shape)
+    if isinstance(array, tf.RaggedTensor):
+        splits = tf.concat([array.row_splits, tf.repeat(array.row_splits[-1], rows)], 0)
+        return tf.RaggedTensor.from_row_splits(array.values, splits)
+    added = tf.zeros(tf.concat([[rows], tf.shape(array)[1:]], 0), array.dtype)
+    return tf.ensure_shape(tf.concat([array, added], 0), [None, *array.shape[1:]])
