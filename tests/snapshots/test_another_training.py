@@ -59,7 +59,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("made", "given", "message"), **each(CHANGES))
-def test_another_training_is_refused(copy, made, given, message):
+def test_another_training_is_refused(copy, capsys, made, given, message):
     made, log = trainer(**made), copy.parent / "log.csv"
     with log.open("a") as file:
         file.write("2,0.5,1.0\n")  # as if training had gone on without a snapshot
@@ -68,6 +68,7 @@ def test_another_training_is_refused(copy, made, given, message):
     with pytest.raises(ValueError, match="The snapshot is of another training: .*" + message):
         fit(made, keras.callbacks.CSVLogger(log), begins, Snapshots(copy), **given)
     assert begins.begun == []
+    assert "Training goes on" not in capsys.readouterr().out
     assert log.read_bytes() == written
     assert_same(made.model.get_weights(), before)
     variables = made.optimizer.variables

@@ -192,8 +192,11 @@ def session_of(
     else:
         files.check_writable(callback.directory)
         state.check_repeatable()
-        restored = restored or _latest(callback.directory, fits)
+        path, latest = (None, None) if restored else _latest(callback.directory, fits)
+        restored = restored or latest
         resumed = state.resumed(restored) if restored else None
+        if path:
+            _tell_of_going_on(path, resumed.place)
         writer = Writer(callback.directory, callback.keep)
         session = KeptSession(
             *(state, resumed),
@@ -236,25 +239,27 @@ def _one_of(callbacks: Iterable[keras.callbacks.Callback]) -> Snapshots | None:
     return found[0] if found else None
 
 
-def _latest(directory: Path, fits: Fits) -> Contents | None:
+def _latest(directory: Path, fits: Fits) -> tuple[Path | None, Contents | None]:
     """Returns the latest snapshot that verifies, of a training that did not end in this process."""
     for path in files.found_in(directory):
         if files.step_of(path) <= fits.step:
-            return None
+            break
         try:
             contents = files.read(path)
         except DamagedSnapshotError as error:
             warnings.warn(f"The snapshot {path} is damaged and passed over: {error}.", stacklevel=2)
             continue
         _check_is_of_this_fit(path, contents, fits)
-        training = contents.facts["training"]
-        print(
-            f"Training goes on from {path}: {training['epoch']} epochs, and {training['step']} "
-            "steps of the next one, are done.",
-            flush=True,
-        )
-        return contents
-    return None
+        return path, contents
+    return None, None
+
+
+def _tell_of_going_on(path: Path, place: Place) -> None:
+    print(
+        f"Training goes on from {path}: {place.epoch} epochs, and {place.step} steps of the next "
+        "one, are done.",
+        flush=True,
+    )
 
 
 def _check_is_of_this_fit(path: Path, contents: Contents, fits: Fits) -> None:
