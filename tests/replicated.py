@@ -8,6 +8,7 @@ all of them together, and writes what each ends with.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -81,6 +82,40 @@ class KeepsLogs(keras.callbacks.Callback):
         self.logs.append(dict(logs))
 
 
+class StopsTheLast(keras.callbacks.Callback):
+    """Asks, in the last process alone, to stop: after a batch or after an epoch."""
+
+    def __init__(self, is_last: bool, after_batch: tuple[int, int] | None = None):
+        super().__init__()
+        self.is_last, self.after_batch, self.epoch = is_last, after_batch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.is_last and (self.epoch, batch) == self.after_batch:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.is_last and self.after_batch is None and epoch == 1:
+            self.model.stop_training = True
+
+
+class SetsLearningRate(keras.callbacks.Callback):
+    """Sets another learning rate in each process but the chief."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.02 / (epoch + 1) + self.number
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            self.model.optimizer.learning_rate = 0.03 + self.number
+
+
 def batches() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(50, seed=3).batch(BATCH)
 
@@ -138,6 +173,19 @@ def fit_logging_each_step(strategy: tf.distribute.Strategy) -> Outcome:
     return {**ended, "logs": [[logs[key] for key in sorted(logs)] for logs in keeps.logs]}
 
 
+def number_and_count() -> tuple[int, int]:
+    """Returns which of how many processes this is."""
+    if "TF_CONFIG" not in os.environ:
+        return 0, 1
+    told = json.loads(os.environ["TF_CONFIG"])
+    return told["task"]["index"], len(told["cluster"]["worker"])
+
+
+def fit_and_stop(strategy: tf.distribute.Strategy, **how: Any) -> Outcome:
+    number, count = number_and_count()
+    return fit(trainer(strategy), **ARRAYS, callbacks=[StopsTheLast(number == count - 1, **how)])
+
+
 def fit_gan(strategy: tf.distribute.Strategy) -> Outcome:
     keras.utils.set_random_seed(7)
     with strategy.scope():
@@ -167,6 +215,11 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "AUC": lambda strategy: fit(trainer(strategy, metrics=(keras.metrics.AUC,)), **ARRAYS),
     "a step of its own": lambda strategy: fit(trainer(strategy, kind=LogsMore), **ARRAYS),
     "logs of each step": fit_logging_each_step,
+    "one stops in an epoch": lambda strategy: fit_and_stop(strategy, after_batch=(1, 2)),
+    "one stops after an epoch": fit_and_stop,
+    "other learning rates": lambda strategy: fit(
+        trainer(strategy), **ARRAYS, callbacks=[SetsLearningRate(number_and_count()[0])]
+    ),
     "tf.data": lambda strategy: fit(trainer(strategy), x=batches()),
     "tf.data, split already": lambda strategy: fit(
         trainer(strategy), x=strategy.experimental_distribute_dataset(batches())

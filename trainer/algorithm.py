@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.feeds import Batch
 from trainer.networks import trained_networks
+from trainer.peers import Peers, peers_of
 from trainer.shares import current_share, own, own_rows
 
 tree = keras.tree
@@ -25,10 +26,23 @@ class Algorithm:
     Attributes:
         model: the model that the steps train and call.
         seed: seed of what is shuffled and drawn.
+        peer_timeout: seconds that a process waits, before each group, for the others that train
+            with it.
     """
 
     model: keras.Model
     seed: int
+    peer_timeout: float = 120.0
+
+    @property
+    def peers(self) -> Peers:
+        """The processes that train together."""
+        return peers_of(self.model.distribute_strategy, self.peer_timeout)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one, of those that train together, that writes files."""
+        return self.peers.is_chief
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Trains on one batch; to override for another algorithm.

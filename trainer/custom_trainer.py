@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from trainer import checks, loop
+from trainer.agreeing import (
+    check_alike,
+    chiefs_seed,
+    facts_of_arrays,
+    facts_of_data,
+    facts_of_versions,
+)
 from trainer.algorithm import Algorithm, has_own_step
+from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
 from trainer.errors import placed
@@ -22,7 +31,7 @@ from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
-from trainer.networks import Networks
+from trainer.networks import Networks, learning_rates
 from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress
@@ -224,6 +233,7 @@ class CustomTrainer(Algorithm):
                 run = guarded(run, self, self._progress)
                 validation = val_feed and self._run("test", val_feed, hooks, val_steps)
                 with self._session_of(run, validation) as session:
+                    self._check_peers(session, epochs, initial_epoch)
                     loop.train(
                         *(self, run, self._progress),
                         epochs=epochs,
@@ -232,7 +242,7 @@ class CustomTrainer(Algorithm):
                         validation_freq=validation_freq,
                         resumed=session.resumed,
                         between=session.between,
-                        before_validation=session.hold,
+                        validating=session.validating,
                     )
         return self.model.history
 
@@ -368,8 +378,10 @@ class CustomTrainer(Algorithm):
         """
         if self._session is not None:
             self._session.save(Path(path))
-        else:
-            files.write(Path(path), AlgorithmState(self, self._progress).taken())
+            return
+        contents = AlgorithmState(self, self._progress).taken()
+        if self.is_chief:
+            files.write(Path(path), contents)
 
     def restore_snapshot(self, path: str | os.PathLike) -> None:
         """Sets the trainer to what `save_snapshot` or the callback `Snapshots` saved.
@@ -433,7 +445,7 @@ class CustomTrainer(Algorithm):
         callbacks = run.hooks.callbacks
         try:
             with session_of(
-                state, callbacks, self._progress, self._fits, self._restored
+                state, callbacks, self._progress, self._fits, self._restored, self.peers
             ) as session:
                 self._restored = None  # kept where this `fit` was refused
                 self._session = session
@@ -441,6 +453,21 @@ class CustomTrainer(Algorithm):
                 session.finish(AlgorithmState(self, self._progress).taken)
         finally:
             self._session = before
+
+    def _check_peers(self, session: Session, epochs: int, initial_epoch: int) -> None:
+        """Checks that all processes are about to train the same."""
+        check_alike(
+            self.peers,
+            lambda: {
+                "epochs": epochs,
+                "the initial epoch": initial_epoch,
+                **facts_of_versions(),
+                **facts_of_arrays("the snapshot's", session.restored and session.restored.arrays),
+                **facts_of_arrays(
+                    "the value of", AlgorithmState(self, self._progress).taken().arrays
+                ),
+            },
+        )
 
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"):
@@ -473,18 +500,29 @@ class CustomTrainer(Algorithm):
         group = int(self.model.steps_per_execution)
         # The last group of an epoch is a whole one, too.
         most = steps and math.ceil(steps / group) * group * epochs * evaluations
-        feed = open_feed(
-            *data,
-            steps=steps,
-            most=most,
-            seed=self.seed,
-            budget=self.array_budget,
-            **how,
-        )
-        with contextlib.closing(feed):
-            checks.enough_data(feed, argument, steps, epochs)
-            self._programs.build_for_replicas(feed, self.epoch)
-            yield feed, steps
+        with self._telling_of_lost_peers():
+            self.seed = chiefs_seed(self.peers, self.seed)
+            feed = open_feed(
+                *data,
+                steps=steps,
+                most=most,
+                seed=self.seed,
+                budget=self.array_budget,
+                **how,
+            )
+            with contextlib.closing(feed):
+                checks.enough_data(feed, argument, steps, epochs)
+                check_alike(self.peers, lambda: facts_of_data(_DATA_OF[argument], feed, steps))
+                self._programs.build_for_replicas(feed, self.epoch)
+                yield feed, steps
+
+    @contextlib.contextmanager
+    def _telling_of_lost_peers(self) -> Iterator[None]:
+        """Ends with one sentence where another process of those that train together is gone."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            self.peers.reraise(error, f"after step {self.step}")
 
     @contextlib.contextmanager
     def _hooks(
@@ -495,6 +533,8 @@ class CustomTrainer(Algorithm):
         epochs: int = 1,
         add_history: bool = False,
     ) -> Iterator[Hooks]:
+        if not self.is_chief:
+            callbacks, verbose = for_worker(callbacks), 0
         bar = None if verbose == 0 or replaces_bar(callbacks) else ProgressBar()
         params = {"verbose": verbose, "epochs": epochs, "steps": steps}
         checks.bound(callbacks, self.model)
@@ -520,7 +560,13 @@ class CustomTrainer(Algorithm):
         self._explanations[mode] = functools.partial(
             explanation, mode, program, hooks, at_once, choice
         )
-        return loop.Run(mode, program, feed, hooks, steps, at_once, choice.groups)
+        return loop.Run(
+            *(mode, program, feed, hooks, steps),
+            steps_per_execution=at_once,
+            under_xla=choice.groups,
+            peers=self.peers,
+            learning_rates=learning_rates(self.model) if mode == "train" else (),
+        )
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         """Raises for arrays of a `fit` that hold what a step cannot take."""
@@ -549,6 +595,9 @@ class CustomTrainer(Algorithm):
         ordered += [key for key in sorted(logs) if key not in names]
         values = [logs[name] for name in ordered]
         return values[0] if len(values) == 1 else values
+
+
+_DATA_OF = {"steps_per_epoch": "data", "validation_steps": "validation data", "steps": "data"}
 
 
 def _limited(name: str, value: int | None, limit: int | None) -> int | None:

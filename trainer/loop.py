@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import keras
@@ -21,6 +22,7 @@ from trainer.errors import add_note, placed
 from trainer.feeds import Feed
 from trainer.hooks import Hooks, python_logs
 from trainer.outputs import collected
+from trainer.peers import Peers
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.watching import Mode
@@ -38,6 +40,8 @@ class Run(NamedTuple):
         steps_per_execution: steps from one batch hook to the next, where the user asked for more
             than one; otherwise a group is as long as the callbacks and the clock allow.
         under_xla: whether XLA may compile the steps of a group together.
+        peers: the processes that run it together.
+        learning_rates: what the chief says of them counts.
     """
 
     mode: Mode
@@ -47,6 +51,8 @@ class Run(NamedTuple):
     steps: int | None
     steps_per_execution: int = 1
     under_xla: bool = False
+    peers: Peers = Peers()
+    learning_rates: Sequence[keras.Variable] = ()
 
 
 class Place(NamedTuple):
@@ -88,7 +94,7 @@ def train(
     validation_freq: int | Sequence[int] = 1,
     resumed: Resumed | None = None,
     between: Callable[[Place], None] | None = None,
-    before_validation: Callable[[], None] | None = None,
+    validating: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> None:
     """Trains for epochs `initial_epoch` to `epochs` - 1.
 
@@ -114,7 +120,7 @@ def train(
         validation_freq: every how many epochs, or after which, counted from 1.
         resumed: the training to go on with, if it is one.
         between: told the place between two groups and after each epoch, once all hooks were called.
-        before_validation: called before the first hook of each validation.
+        validating: goes around each validation.
     """
     model, hooks = algorithm.model, run.hooks
     model.stop_training = False
@@ -141,9 +147,8 @@ def train(
             break
         epoch_logs = dict(_epoch_logs(algorithm, run, logs))
         if validation is not None and is_due(epoch + 1, validation_freq):
-            if before_validation:
-                before_validation()
-            val_logs = _evaluated(algorithm, validation)
+            with validating():
+                val_logs = _evaluated(algorithm, validation)
             if val_logs is None:
                 _warn_of_no_validation(epoch)
                 validation = None
@@ -153,7 +158,7 @@ def train(
         hooks.epoch_end(epoch, epoch_logs)
         if between:
             between(Place(epoch + 1, logs=epoch_logs))
-        if model.stop_training:
+        if _is_to_stop(run, model):
             break
     if epochs > 0:
         algorithm.finalize_weights()
@@ -177,7 +182,7 @@ def _evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
     model.stop_evaluating = False
     run.hooks.begin("test")
     algorithm.reset_metrics()
-    logs = _last_outputs(_pass(run, lambda: model.stop_evaluating))
+    logs = _last_outputs(_pass(run, model))
     results = python_logs(_epoch_logs(algorithm, run, logs or {}))
     run.hooks.end("test", results)
     return None if logs is None else results
@@ -191,7 +196,7 @@ def predict(model: keras.Model, run: Run) -> Any:
     """
     model.stop_predicting = False
     run.hooks.begin("predict")
-    passed = _pass(run, lambda: model.stop_predicting)
+    passed = _pass(run, model)
     parts = itertools.chain.from_iterable(ran.outputs for ran in passed)
     outputs = collected(parts, run.feed.rows)
     run.hooks.end("predict")
@@ -202,7 +207,7 @@ def predict(model: keras.Model, run: Run) -> Any:
 
 def groups(
     run: Run,
-    stopped: Callable[[], bool],
+    model: keras.Model,
     epoch: str = "",
     count: Callable[[int], None] = int,
     first: int = 0,
@@ -211,7 +216,7 @@ def groups(
 
     Args:
         run: what to run.
-        stopped: asked after each group whether to end here.
+        model: asked after each group whether to end here.
         epoch: the epoch, for messages.
         count: told how many steps a group had, before its hooks.
         first: the step to begin with.
@@ -223,7 +228,7 @@ def groups(
             hooks.group_begin(run.mode, first)
         try:
             # A run that is to stop has its next batch still, as in Keras.
-            most = 1 if stopped() else run.program.pace.steps
+            most = 1 if getattr(model, _STOPS[run.mode]) else run.program.pace.steps
             ran = _next_group(run, first, most, place, count)
         except StopIteration:
             feed.exhausted = True
@@ -235,24 +240,50 @@ def groups(
         with placed(f"{place} {following - 1}"):
             hooks.group_end(run.mode, first, following - 1, ran)
         yield ran
-        if stopped():
+        if _is_to_stop(run, model):
             return
         first = following
 
 
+def _is_to_stop(run: Run, model: keras.Model) -> bool:
+    """Returns whether a callback, of whichever process, asked to stop, and lets `model` know."""
+    (stops,) = run.peers.of_any(getattr(model, _STOPS[run.mode]))
+    if stops:
+        setattr(model, _STOPS[run.mode], True)
+    return stops
+
+
 def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[int], None]) -> Ran:
     """Runs the group that starts with step `first`."""
-    at_once = run.steps_per_execution
+    at_once, how = run.steps_per_execution, {}
     if at_once == 1:
         watch = run.hooks.watch(run.mode)
         k = watch.reach(first, min(most, (run.steps or sys.maxsize) - first))
-        return _call(run, first, k, place, count, each=watch.reads_each, until=watch.until)
-    ran = _call(run, first, at_once, place, count)
+        k, reads_each = _agreed(run, k, watch.reads_each)
+        how = {"each": reads_each, "until": watch.until}
+    else:
+        k, _ = _agreed(run, at_once, False)
+    ran = _call(run, first, k, place, count, **how)
     with contextlib.suppress(StopIteration):
         while ran.steps < at_once:
             done = ran.steps
             ran = ran.followed_by(_call(run, first + done, at_once - done, place, count))
     return ran
+
+
+def _agreed(run: Run, k: int, reads_each: bool) -> tuple[int, bool]:
+    """Returns what the chief says of the next group, and takes over its learning rates.
+
+    All of it may follow from what a process alone knows: its clock, its callbacks.
+    """
+    if run.peers.count == 1:
+        return k, reads_each
+    mine = [float(rate.numpy()) for rate in run.learning_rates]
+    k, reads_each, *rates = run.peers.of_chief(k, reads_each, *mine)
+    for variable, before, rate in zip(run.learning_rates, mine, rates, strict=True):
+        if rate != before:
+            variable.assign(rate)
+    return int(k), bool(reads_each)
 
 
 def _call(
@@ -332,7 +363,7 @@ def _train_epoch(
 def _epoch_groups(model: keras.Model, run: Run, progress: Progress, place: Place) -> Iterator[Ran]:
     """Runs the groups of an epoch from `place` on, in a new pass if the last one has ended."""
     position = run.feed.position
-    how = (lambda: model.stop_training, f"epoch {place.epoch}, ", progress.count, place.step)
+    how = (model, f"epoch {place.epoch}, ", progress.count, place.step)
     yield from groups(run, *how)
     if position and run.feed.position == position and not place.step:
         run.feed.rewind(progress.epoch)  # the epoch before took the last batch of the pass
@@ -344,10 +375,10 @@ def is_due(number: int, frequency: int | Sequence[int]) -> bool:
     return number % frequency == 0 if isinstance(frequency, int) else number in frequency
 
 
-def _pass(run: Run, stopped: Callable[[], bool]) -> Iterator[Any]:
+def _pass(run: Run, model: keras.Model) -> Iterator[Any]:
     run.feed.epoch_began()
     run.feed.rewind(0)
-    yield from groups(run, stopped)
+    yield from groups(run, model)
     run.feed.epoch_ended()
 
 
@@ -391,4 +422,5 @@ def _warn_of_no_validation(epoch: int) -> None:
 
 
 _DOING = {"train": "training", "test": "evaluating", "predict": "predicting"}
+_STOPS = {"train": "stop_training", "test": "stop_evaluating", "predict": "stop_predicting"}
 _NO_BATCH = "The data gave no batch: expected at least one."

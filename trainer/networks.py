@@ -241,6 +241,12 @@ def trained_networks(model: keras.Model) -> Iterator[tuple[keras.Model, keras.Op
         yield model, model.optimizer
 
 
+def learning_rates(model: keras.Model) -> list[keras.Variable]:
+    """Returns the learning rates of the optimizers of `model`, those that no schedule sets."""
+    rates = [optimizer.learning_rate for _, optimizer in trained_networks(model)]
+    return [rate for rate in rates if isinstance(rate, keras.Variable)]
+
+
 def build_optimizers(model: keras.Model) -> None:
     """Makes the variables of optimizers whose network has its weights."""
     for network, optimizer in trained_networks(model):

@@ -113,7 +113,6 @@ class Program:
         self.done = 0
         if feed.ended:
             raise StopIteration
-        k = self._replicas.agreed(k)  # it may follow from each process's clock
         # Whether XLA takes the step is tried on a batch that can be run again without it.
         tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
         if self._run_eagerly or not feed.is_in_graph or tries_xla:

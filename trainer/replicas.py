@@ -51,10 +51,6 @@ class Replicas:
         """Returns the spec of what `merged` returns for what has `spec`."""
         return spec
 
-    def agreed(self, number: int) -> int:
-        """Returns the number that the first of all processes gives."""
-        return number
-
 
 class SeveralReplicas(Replicas):
     """Runs steps on several replicas, in this process and in others.
@@ -73,10 +69,6 @@ class SeveralReplicas(Replicas):
         self._seeds = seeds
         self._here = len(strategy.extended.worker_devices)
         self._are_elsewhere = self._here < strategy.num_replicas_in_sync
-        self._first_of = tf.function(self._of_the_first)
-
-    def agreed(self, number: int) -> int:  # noqa: D102
-        return int(self._first_of(tf.constant(number, tf.int64))) if self._are_elsewhere else number
 
     def seen_spec(self, batch_spec: Any) -> Any:
         """Returns the `tf.TypeSpec` of what a replica sees of batches of `batch_spec`."""
@@ -87,15 +79,6 @@ class SeveralReplicas(Replicas):
 
         tf.function(look, autograph=False).get_concrete_function(batch_spec)
         return specs[0]
-
-    def _of_the_first(self, number: tf.Tensor) -> tf.Tensor:
-        def chosen() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            is_first = tf.equal(context.replica_id_in_sync_group, 0)
-            mine = tf.where(is_first, number, tf.zeros_like(number))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
-
-        return self._strategy.experimental_local_results(self._strategy.run(chosen))[0]
 
     def _run(self, step: Step, batch: Any) -> tuple[Any, Any]:
         """Returns what `step` returns on the replicas here, and how many rows they have."""

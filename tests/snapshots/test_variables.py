@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests import gans
 from tests.models import each, mlp, numbers
 from trainer import CustomTrainer
+from trainer.peers import Peers
 from trainer.snapshots.variables import differences, put_back, training_variables, values
 
 X, Y = numbers(32, 4), numbers(32, 1, seed=1)
@@ -65,7 +66,7 @@ def test_values_put_back_are_the_same_bits(pair):
     first, second = map(training_variables, pair)
     known = values(first)
     assert any((value != known[name]).any() for name, value in values(second).items())
-    put_back(second, known)
+    put_back(second, known, {}, Peers())
     for name, value in values(second).items():
         assert value.dtype == known[name].dtype
         assert value.tobytes() == known[name].tobytes(), name

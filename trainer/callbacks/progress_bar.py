@@ -141,10 +141,13 @@ def replaces_bar(callbacks: Any) -> bool:
     """Returns whether one of `callbacks` shows progress itself, a tqdm callback for one."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return True
-    shown = (keras.callbacks.ProgbarLogger, ProgressBar)
-    return any(
-        isinstance(callback, shown) or any("tqdm" in c.__module__ for c in type(callback).__mro__)
-        for callback in keras.tree.flatten(callbacks)
+    return any(map(shows_progress, keras.tree.flatten(callbacks)))
+
+
+def shows_progress(callback: Any) -> bool:
+    """Returns whether a callback is there to show progress."""
+    return isinstance(callback, (keras.callbacks.ProgbarLogger, ProgressBar)) or any(
+        "tqdm" in base.__module__ for base in type(callback).__mro__
     )
 
 

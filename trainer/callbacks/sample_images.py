@@ -91,6 +91,10 @@ class SampleImages(keras.callbacks.Callback):
             )
         self._trainer = trainer
 
+    @property
+    def _is_chief(self) -> bool:
+        return getattr(self._trainer, "is_chief", True)
+
     def wants_batch(self, step: int) -> bool:
         """Returns whether a picture is due after `step`."""
         if self.every == "epoch":
@@ -98,7 +102,7 @@ class SampleImages(keras.callbacks.Callback):
         return (self._steps_before + step + 1) // self.every > self._drawn // self.every
 
     def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: D102
-        if self.tensorboard is not None:
+        if self.tensorboard is not None and self._is_chief:
             self._writer = tf.summary.create_file_writer(os.fspath(self.tensorboard))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: D102
@@ -123,6 +127,8 @@ class SampleImages(keras.callbacks.Callback):
         rows, columns = self.grid
         given = {} if self.labels is None else {"labels": self.labels}
         images = self._trainer.generate(rows * columns, seed=self.seed, **given)
+        if not self._is_chief:  # the others take part in what makes the images
+            return
         bounds = self.value_range or getattr(self._trainer, "value_range", None) or (0.0, 1.0)
         pixels = grid(images, columns, bounds)
         write_png(os.path.join(self.directory, f"{name}.png"), pixels)

@@ -23,8 +23,8 @@ class Session(Protocol):
     def steps_done_of(self, epoch: int) -> int:
         """Returns how many steps of an epoch were done when it was gone on with."""
 
-    def end(self) -> None:
-        """Ends the training with what is held."""
+    def cut_validation(self) -> None:
+        """Is told that the validation ends early, and training with it."""
 
 
 class Snapshots(keras.callbacks.Callback):
@@ -133,8 +133,9 @@ class Snapshots(keras.callbacks.Callback):
         self._validates = True
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Ends the training in the midst of a validation, where that was asked for."""
-        self._session.end()
+        """Ends a validation, and the training with it, where that was asked for."""
+        self._session.cut_validation()
+        self.model.stop_evaluating = True
 
     def on_test_end(self, logs: dict | None = None) -> None:  # noqa: D102
         self._validates = False

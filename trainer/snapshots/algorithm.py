@@ -12,9 +12,10 @@ from trainer.algorithm import Algorithm
 from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
 from trainer.snapshots.files import Contents
-from trainer.snapshots.variables import differences, put_back, training_variables, values
+from trainer.snapshots.variables import differences, parts, put_back, training_variables, values
 
 _OF_VARIABLES = "variables/"
+_IN_PARTS = "parts of variables/"  # those that replicas sum up when they are read
 _MADE_BY_STEPS = ("metrics/", "step/")
 
 
@@ -43,12 +44,15 @@ class AlgorithmState:
             "seed": self._algorithm.seed,
             "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
         }
-        taken = values(self.variables())
-        return Contents(facts, {_OF_VARIABLES + name: value for name, value in taken.items()})
+        variables = self.variables()
+        in_parts = parts(variables, self._algorithm.peers)
+        found = {_OF_VARIABLES: values(variables), _IN_PARTS: in_parts}
+        arrays = {kind + name: a for kind, named in found.items() for name, a in named.items()}
+        return Contents(facts, arrays)
 
     def differences(self, contents: Contents) -> list[str]:
         """Returns a line for each variable that is not as in `contents`."""
-        return differences(self.variables(), _values_in(contents))
+        return differences(self.variables(), _under(_OF_VARIABLES, contents))
 
     def put_back(self, contents: Contents) -> None:
         """Sets all to `contents`, in which `differences` has found none."""
@@ -67,7 +71,7 @@ class AlgorithmState:
                     "yet: begin it with keras.Input(shape), or call model.build(shape) first."
                 )
         build_optimizers(self._algorithm.model)
-        there = _values_in(contents)
+        there = _under(_OF_VARIABLES, contents)
         variables = self.variables()
         both = {
             name
@@ -79,7 +83,8 @@ class AlgorithmState:
         self._put_back(variables, contents)
 
     def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
-        put_back(variables, _values_in(contents))
+        arrays, in_parts = _under(_OF_VARIABLES, contents), _under(_IN_PARTS, contents)
+        put_back(variables, arrays, in_parts, self._algorithm.peers)
         facts = contents.facts
         self._progress.step = facts["progress"]["step"]
         self._progress.epoch = facts["progress"]["epoch"]
@@ -101,9 +106,9 @@ def refuse(lines: list[str]) -> None:
         )
 
 
-def _values_in(contents: Contents) -> dict[str, np.ndarray]:
+def _under(kind: str, contents: Contents) -> dict[str, np.ndarray]:
     return {
-        name.removeprefix(_OF_VARIABLES): value
+        name.removeprefix(kind): value
         for name, value in contents.arrays.items()
-        if name.startswith(_OF_VARIABLES)
+        if name.startswith(kind)
     }

@@ -26,6 +26,7 @@ from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.diagnosing import diagnosis, is_finite
 from trainer.snapshots.files import Contents
 from trainer.snapshots.plain import encoded
+from trainer.snapshots.variables import on_this_process
 
 
 class NonFiniteError(ArithmeticError):
@@ -44,7 +45,8 @@ def guarded(run: Run, algorithm: Algorithm, progress: Progress) -> Run:
     """Returns `run`, its steps guarded where a `NaNGuard` is among its callbacks."""
     for callback in map(unwrapped, run.hooks.callbacks):
         if isinstance(callback, NaNGuard):
-            files.check_writable(callback.directory)
+            if algorithm.is_chief:
+                files.check_writable(callback.directory)
             return run._replace(program=GuardedProgram(run.program, callback, algorithm, progress))
     return run
 
@@ -115,7 +117,7 @@ class GuardedProgram:
         if self._program.output_spec(feed) is None:  # which has made them, unless steps are eager
             build_optimizers(self._algorithm.model)
             self._read, self._is_compiled = self._copies, False  # the first steps make more
-        self._variables = list(self._state.variables().values())
+        self._variables = on_this_process(self._state.variables())
 
     def _ending(self, until: Until | None) -> Until:
         """Returns what ends a call at a step that failed, or that `until` is true of."""
@@ -169,7 +171,9 @@ class GuardedProgram:
         before = self._read()
         facts, arrays = self._state.taken()
         facts["progress"]["step"] = step
-        files.write(path, Contents({**facts, "batch": encoded(batch, arrays, "batch")}, arrays))
+        if self._algorithm.is_chief:
+            batch_code = encoded(batch, arrays, "batch")
+            files.write(path, Contents({**facts, "batch": batch_code}, arrays))
         lines = diagnosis(self._algorithm, self._program.run_eagerly_on, batch)
         self._put_back(before)
         message = (

@@ -37,6 +37,10 @@ class Preemption:
             self.reason = "its time is over"
         return self.reason is not None
 
+    def take_over(self) -> None:
+        """Is told that the training ends, which another process may have been asked for."""
+        self.reason = self.reason or "another process was asked to end"
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Listens for SIGTERM, in the main thread; a handler of the user's is called afterwards."""

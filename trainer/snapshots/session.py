@@ -13,7 +13,8 @@ import keras
 
 from trainer.callbacks.for_network import unwrapped
 from trainer.callbacks.snapshots import Snapshots
-from trainer.loop import Place, Resumed
+from trainer.loop import Place
+from trainer.peers import Peers
 from trainer.progress import Progress
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents, DamagedSnapshotError
@@ -41,23 +42,29 @@ class Session:
 
     Args:
         state: what they hold.
-        resumed: the training to go on with, if there is one.
+        restored: the snapshot to go on from, if there is one.
+        peers: the processes that train together: all take part in a snapshot, the chief writes it.
 
     Attributes:
-        resumed: the same.
+        restored: the same.
+        resumed: the training to go on with, if there is one.
     """
 
-    def __init__(self, state: TrainingState, resumed: Resumed | None):
-        self.resumed = resumed
+    def __init__(self, state: TrainingState, restored: Contents | None, peers: Peers):
+        self.restored = restored
+        self.resumed = state.resumed(restored) if restored else None
         self._state = state
+        self._peers = peers
         self._wanted: list[Path] = []
 
     def save(self, path: Path) -> None:
         """Lets a snapshot be written as soon as all hooks of the batch or the epoch were called."""
         self._wanted.append(path)
 
-    def hold(self) -> None:
-        """Is called before a validation, which nothing can go on in."""
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """Goes around each validation, which nothing can go on in."""
+        yield
 
     def steps_done_of(self, epoch: int) -> int:
         """Returns how many steps of an epoch were done when it was gone on with."""
@@ -66,13 +73,21 @@ class Session:
 
     def finish(self, contents: Callable[[], Contents]) -> None:
         """Writes what was asked for in the last hooks, when training had ended."""
-        while self._wanted:
-            files.write(self._wanted.pop(), contents())
+        (is_wanted,) = self._peers.of_any(bool(self._wanted))
+        if is_wanted:
+            self._write_wanted(contents())
 
     def between(self, place: Place) -> None:
         """Writes what is due at `place`."""
+        (is_wanted,) = self._peers.of_any(bool(self._wanted))
+        if is_wanted:
+            self._write_wanted(self._state.taken(place))
+
+    def _write_wanted(self, contents: Contents) -> None:
         while self._wanted:
-            files.write(self._wanted.pop(), self._state.taken(place))
+            path = self._wanted.pop()
+            if self._peers.is_chief:
+                files.write(path, contents)
 
 
 class KeptSession(Session):
@@ -80,9 +95,9 @@ class KeptSession(Session):
 
     Args:
         state: what they hold.
-        resumed: the training to go on with, if there is one.
+        restored: the snapshot to go on from, if there is one.
+        peers: the processes that train together.
         progress: how far training came.
-        step: the step that training goes on from.
         callback: says when they are due.
         writer: writes them.
         fit: the number of this `fit` among those of the process, counted from 0.
@@ -91,22 +106,24 @@ class KeptSession(Session):
     def __init__(
         self,
         state: TrainingState,
-        resumed: Resumed | None,
+        restored: Contents | None,
+        peers: Peers,
         *,
         progress: Progress,
-        step: int,
         callback: Snapshots,
         writer: Writer,
         fit: int,
     ):
-        super().__init__(state, resumed)
+        super().__init__(state, restored, peers)
         self._progress = progress
         self._callback = callback
         self._writer = writer
         self._fit = fit
-        self._place, self._has_moved = resumed and resumed.place, False
+        self._place, self._has_moved = self.resumed and self.resumed.place, False
+        step = restored.facts["progress"]["step"] if restored else progress.step
         self._step, self._time = step, time.monotonic()  # of the last one
         self._held: tuple[str, Contents] | None = None
+        self._has_cut_validation = False
         self.preemption = Preemption(callback.max_seconds)
 
     @property
@@ -121,24 +138,29 @@ class KeptSession(Session):
         return self._writer.is_ready
 
     def between(self, place: Place) -> None:  # noqa: D102
-        super().between(place)
         self._place, self._has_moved = place, True
-        if self.is_ending:
-            self.hold()
-            self.end()
-        if self._is_due(place):
-            self._writer.put(*self._taken())
+        # The writer is the chief's, and so is the clock that counts.
+        is_due = self._peers.is_chief and self._is_due(place)
+        is_wanted, ends, is_due = self._peers.of_any(bool(self._wanted), self.is_ending, is_due)
+        if is_wanted:
+            self._write_wanted(self._state.taken(place))
+        if ends:
+            self._held = self._taken()
+            self._end()
+        if is_due:
+            self._put(*self._taken())
 
-    def hold(self) -> None:
-        """Keeps the state of the last place, as training cannot go on from where it will be."""
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:  # noqa: D102
         self._held = self._taken() if self._place else None
+        yield
+        (was_cut,) = self._peers.of_any(self._has_cut_validation)
+        if was_cut:
+            self._end()
 
-    def end(self) -> None:
-        """Ends training with a snapshot of what is held."""
-        if self._held:
-            self._writer.put(*self._held)
-            self._writer.flush()
-        raise PreemptedError
+    def cut_validation(self) -> None:
+        """Is told that the validation ends early, and training with it."""
+        self._has_cut_validation = True
 
     def told_end(self) -> str:
         """Returns the line that tells of the early end."""
@@ -149,6 +171,18 @@ class KeptSession(Session):
             if saved
             else f"the latest snapshot is {latest or 'none at all'}."
         )
+
+    def _end(self) -> None:
+        """Ends training with a snapshot of what is held."""
+        if self._held:
+            self._put(*self._held)
+            self._writer.flush()
+        self.preemption.take_over()
+        raise PreemptedError
+
+    def _put(self, name: str, contents: Contents) -> None:
+        if self._peers.is_chief:
+            self._writer.put(name, contents)
 
     def _is_due(self, place: Place) -> bool:
         every, seconds = self._callback.every_steps, self._callback.every_seconds
@@ -171,6 +205,7 @@ def session_of(
     progress: Progress,
     fits: Fits,
     restored: Contents | None,
+    peers: Peers,
 ) -> Iterator[Session]:
     """Yields the session of a `fit`; ends it, and an early end of training is no error of its own.
 
@@ -180,6 +215,7 @@ def session_of(
         progress: how far training came.
         fits: what this process has behind it; this `fit` is added.
         restored: a training to go on with, in place of the latest in the callback's directory.
+        peers: the processes that train together.
 
     Raises:
         ValueError: the directory cannot be written to, or there is no going on with what it has.
@@ -188,25 +224,23 @@ def session_of(
         fits.step = progress.step
     callback = _one_of(callbacks)
     if callback is None:
-        yield Session(state, state.resumed(restored) if restored else None)
+        yield Session(state, restored, peers)
     else:
-        files.check_writable(callback.directory)
+        if peers.is_chief:
+            files.check_writable(callback.directory)
         state.check_repeatable()
         path, latest = (None, None) if restored else _latest(callback.directory, fits)
-        restored = restored or latest
-        resumed = state.resumed(restored) if restored else None
-        if path:
-            _tell_of_going_on(path, resumed.place)
         writer = Writer(callback.directory, callback.keep)
         session = KeptSession(
-            *(state, resumed),
+            *(state, restored or latest, peers),
             progress=progress,
-            step=restored.facts["progress"]["step"] if restored else progress.step,
             callback=callback,
             writer=writer,
             fit=fits.finished,
         )
-        with _ended_early(session, callback), contextlib.closing(writer):
+        if path and peers.is_chief:
+            _tell_of_going_on(path, session.resumed.place)
+        with _ended_early(session, callback, peers.is_chief), contextlib.closing(writer):
             yield session
         if callback.preempted:
             return
@@ -215,7 +249,7 @@ def session_of(
 
 
 @contextlib.contextmanager
-def _ended_early(session: KeptSession, callback: Snapshots) -> Iterator[None]:
+def _ended_early(session: KeptSession, callback: Snapshots, is_chief: bool) -> Iterator[None]:
     """Lets `callback` take part in `session`, and training end early."""
     callback.begin_session(session)
     try:
@@ -224,7 +258,8 @@ def _ended_early(session: KeptSession, callback: Snapshots) -> Iterator[None]:
                 yield
             except PreemptedError:
                 callback.preempted = True
-                print(session.told_end(), flush=True)
+                if is_chief:
+                    print(session.told_end(), flush=True)
     finally:
         callback.end_session()
     # SIGTERM may also come in the last hooks, when nothing is left to end early.

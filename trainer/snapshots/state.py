@@ -31,6 +31,7 @@ class TrainingState:
     def __init__(self, algorithm: Algorithm, run: Run, validation: Run | None, progress: Progress):
         self._run = run
         self._model = algorithm.model
+        self._tells = algorithm.is_chief
         self._step = algorithm.train_step
         self._algorithm = AlgorithmState(algorithm, progress, lambda: run.program.variables)
         self._callbacks = CallbackStates(run.hooks.callbacks)
@@ -89,7 +90,8 @@ class TrainingState:
             self._callbacks.put_back(training["callbacks"], arrays)
             self._model.stop_training = training["stop_training"]
             for name, (feed, state) in feeds.items():
-                _tell_of_running_forward(name, feed, state)
+                if self._tells:
+                    _tell_of_running_forward(name, feed, state)
                 feed.restore(state)
 
         logs = decoded(training["logs"], arrays)

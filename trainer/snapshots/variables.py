@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainer.algorithm import Algorithm
 from trainer.networks import trained_networks
+from trainer.peers import Peers
 
 Variable = Any  # keras.Variable or tf.Variable
 
@@ -46,10 +47,71 @@ def values(variables: dict[str, Variable]) -> dict[str, np.ndarray]:
     return {name: np.asarray(variable.numpy()) for name, variable in variables.items()}
 
 
-def put_back(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> None:
-    """Gives each variable its value of `arrays`; `differences` has to have found nothing."""
+def parts(variables: dict[str, Variable], peers: Peers) -> dict[str, np.ndarray]:
+    """Returns what each replica holds of the variables that are summed up only when they are read.
+
+    Returns:
+        Arrays by name of variable, an axis of all replicas in front.
+    """
+    held = {name: _local_parts(v) for name, v in variables.items() if _is_in_parts(v)}
+    if not held:
+        return {}
+    here = {name: np.stack([part.numpy() for part in own]) for name, own in held.items()}
+    flat = np.concatenate([array.astype(np.float64).ravel() for array in here.values()])
+    columns = np.split(
+        peers.numbers_of_each(flat), np.cumsum([array.size for array in here.values()])[:-1], axis=1
+    )
+    return {
+        name: column.reshape(-1, *array.shape[1:]).astype(array.dtype)
+        for column, (name, array) in zip(columns, here.items(), strict=True)
+    }
+
+
+def put_back(
+    variables: dict[str, Variable],
+    arrays: dict[str, np.ndarray],
+    in_parts: dict[str, np.ndarray],
+    peers: Peers,
+) -> None:
+    """Gives each variable its value of `arrays`; `differences` has to have found nothing.
+
+    Args:
+        variables: the variables.
+        arrays: what `values` returned.
+        in_parts: what `parts` returned; it counts where there are as many replicas now.
+        peers: the processes that have the replicas.
+    """
     for name, variable in variables.items():
-        variable.assign(arrays[name])
+        own = _local_parts(variable) if _is_in_parts(variable) else ()
+        if own and name in in_parts and len(in_parts[name]) == len(own) * peers.count:
+            first = peers.number * len(own)
+            for part, value in zip(own, in_parts[name][first:], strict=False):
+                part.assign(value)
+        else:
+            variable.assign(arrays[name])
+
+
+def on_this_process(variables: dict[str, Variable]) -> list[Variable]:
+    """Returns what can be read and set without other processes: variables, or parts of them."""
+    return [
+        one
+        for variable in variables.values()
+        for one in (_local_parts(variable) if _is_in_parts(variable) else (variable,))
+    ]
+
+
+def _is_in_parts(variable: Variable) -> bool:
+    """Returns whether each replica has a value of its own of `variable`."""
+    held = _of_tensorflow(variable)
+    return (
+        isinstance(held, tf.distribute.DistributedValues)
+        and held.synchronization is tf.VariableSynchronization.ON_READ
+    )
+
+
+def _local_parts(variable: Variable) -> tuple[tf.Variable, ...]:
+    """Returns what the replicas of this process hold of a variable."""
+    return tf.distribute.get_strategy().experimental_local_results(_of_tensorflow(variable))
 
 
 def differences(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> list[str]:

@@ -1,0 +1,147 @@
+"""Peers: the processes that train together, and what they tell each other between steps."""
+
+from __future__ import annotations
+
+import functools
+from typing import NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+_JOBS = ("chief", "worker")  # in the order of their replicas
+_ABORTED = "Collective ops is aborted by"
+_OF_LOSS = (
+    *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError),
+    *(tf.errors.AbortedError, tf.errors.CancelledError),
+)
+
+
+class PeerLostError(RuntimeError):
+    """Another process, of those that train together, has ended or is silent."""
+
+
+class Peers:
+    """The processes of a strategy: here, the only one.
+
+    What they tell each other is a collective: all of them have to call the same methods in the same
+    order.
+
+    Attributes:
+        number: which of them this process is, counted from 0, the chief.
+        count: how many there are.
+    """
+
+    number = 0
+    count = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.number == 0
+
+    def of_chief(self, *numbers: float) -> tuple[float, ...]:
+        """Returns the numbers that the chief gives."""
+        return numbers
+
+    def of_any(self, *flags: bool) -> tuple[bool, ...]:
+        """Returns for each of several questions whether one of the processes says yes."""
+        return flags
+
+    def numbers_of_each(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the numbers that each process gives, equally many, a row a process, float64."""
+        return numbers[None].astype(np.float64)
+
+    def text_of_each(self, text: str) -> list[str]:
+        """Returns what each process says, in their order."""
+        return [text]
+
+    def reraise(self, error: tf.errors.OpError, place: str) -> NoReturn:
+        """Raises `error`, or what it comes to where it says that a process is lost.
+
+        Args:
+            error: what TensorFlow raised.
+            place: how far this process had come.
+
+        Raises:
+            PeerLostError: another process is lost.
+        """
+        raise error
+
+
+class SeveralPeers(Peers):
+    """The processes of a `tf.distribute.MultiWorkerMirroredStrategy`.
+
+    Args:
+        strategy: the strategy.
+        timeout: seconds that one waits for the others to be told something.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, timeout: float):
+        resolver = strategy.cluster_resolver
+        cluster = resolver.cluster_spec()
+        tasks = [(job, index) for job in _JOBS for index in _indices(cluster, job)]
+        self.number = tasks.index((resolver.task_type, resolver.task_id))
+        self.count = len(tasks)
+        self._strategy = strategy
+        self._options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+        self._summed = tf.function(
+            self._summed_over_processes, input_signature=[tf.TensorSpec([None], tf.float64)]
+        )
+
+    def of_chief(self, *numbers: float) -> tuple[float, ...]:  # noqa: D102
+        mine = np.float64(numbers)
+        return tuple(self._sum(mine if self.is_chief else np.zeros_like(mine)).tolist())
+
+    def of_any(self, *flags: bool) -> tuple[bool, ...]:  # noqa: D102
+        return tuple((self._sum(np.float64(flags)) > 0).tolist())
+
+    def numbers_of_each(self, numbers: np.ndarray) -> np.ndarray:  # noqa: D102
+        rows = np.zeros((self.count, numbers.size))
+        rows[self.number] = numbers
+        return self._sum(rows.ravel()).reshape(rows.shape)
+
+    def text_of_each(self, text: str) -> list[str]:  # noqa: D102
+        mine = np.frombuffer(text.encode(), np.uint8)
+        sizes = self.numbers_of_each(np.float64([mine.size])).ravel().astype(int)
+        padded = np.pad(mine, (0, sizes.max() - mine.size))
+        rows = self.numbers_of_each(padded).astype(np.uint8)
+        return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+    def reraise(self, error: tf.errors.OpError, place: str) -> NoReturn:  # noqa: D102
+        told = [line for line in error.message.splitlines() if line.strip()]
+        aborted = [line for line in told if line.startswith(_ABORTED)]
+        if not aborted and not isinstance(error, _OF_LOSS):
+            raise error
+        cause = (aborted or told)[0].removeprefix(_ABORTED).strip(" :.")
+        raise PeerLostError(
+            f"Process {self.number} of {self.count} ends {place}: another one has ended or is "
+            f"silent ({cause}). Start all of them again; with the callback Snapshots they go on "
+            "from the latest snapshot."
+        ) from None
+
+    def _sum(self, numbers: np.ndarray) -> np.ndarray:
+        return self._summed(numbers).numpy()
+
+    def _summed_over_processes(self, numbers: tf.Tensor) -> tf.Tensor:
+        here = len(self._strategy.extended.worker_devices)
+
+        def summed() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            speaks = context.replica_id_in_sync_group % here == 0  # one for all of a process
+            mine = tf.where(speaks, numbers, tf.zeros_like(numbers))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine, self._options)
+
+        return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
+
+
+@functools.cache
+def peers_of(strategy: tf.distribute.Strategy, timeout: float) -> Peers:
+    """Returns the processes that `strategy` spans; arguments as `SeveralPeers` takes them."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1 or len(strategy.extended.worker_devices) == replicas:
+        return Peers()
+    return SeveralPeers(strategy, timeout)
+
+
+def _indices(cluster: tf.train.ClusterSpec, job: str) -> list[int]:
+    return cluster.task_indices(job) if job in cluster.jobs else []
