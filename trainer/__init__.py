@@ -12,6 +12,14 @@ from trainer import callbacks  # noqa: E402
 from trainer.custom_trainer import CustomTrainer  # noqa: E402
 from trainer.gan_trainer import GANTrainer  # noqa: E402
 from trainer.networks import Networks  # noqa: E402
+from trainer.peers import PeerLostError  # noqa: E402
 from trainer.snapshots.guarding import NonFiniteError  # noqa: E402
 
-__all__ = ["CustomTrainer", "GANTrainer", "Networks", "NonFiniteError", "callbacks"]
+__all__ = [
+    "CustomTrainer",
+    "GANTrainer",
+    "Networks",
+    "NonFiniteError",
+    "PeerLostError",
+    "callbacks",
+]

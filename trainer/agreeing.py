@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,29 +14,40 @@ import tensorflow as tf
 
 from trainer.feeds import Feed
 from trainer.peers import Peers
+from trainer.snapshots.files import Contents
 
 _SHOWN = 5  # differences
 
 
-def check_alike(peers: Peers, facts: Callable[[], dict[str, Any]]) -> None:
+class Facts(NamedTuple):
+    """What is known of a training before its first step.
+
+    Attributes:
+        told: what JSON can hold, by name.
+        sums: checksums of arrays, by name.
+    """
+
+    told: dict[str, Any]
+    sums: dict[str, int]
+
+
+def check_alike(peers: Peers, facts: Callable[[], Facts]) -> None:
     """Checks that what is known of a training is the same in all processes.
 
     Args:
         peers: the processes.
-        facts: returns what JSON can hold by name; asked only where there are several processes.
+        facts: returns it; asked only where there are several processes.
 
     Raises:
         ValueError: something differs, in all processes; the message names it.
     """
     if peers.count == 1:
         return
-    told = [json.loads(text) for text in peers.text_of_each(json.dumps(facts()))]
-    chief = told[0]
+    chief, *others = (Facts(*json.loads(text)) for text in peers.text_of_each(json.dumps(facts())))
     lines = [
-        f"{name} is {_said(name, others)} in process {number} and {_said(name, chief)} in the chief"
-        for number, others in enumerate(told)
-        for name in {**chief, **others}
-        if others.get(name) != chief.get(name)
+        line
+        for number, other in enumerate(others, 1)
+        for line in _differences(number, other, chief)
     ]
     if lines:
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
@@ -48,40 +59,62 @@ def check_alike(peers: Peers, facts: Callable[[], dict[str, Any]]) -> None:
         )
 
 
+def _differences(number: int, other: Facts, chief: Facts) -> Iterator[str]:
+    """Yields a line for each way in which process `number` differs from the chief."""
+    for name in {**chief.told, **other.told}:
+        mine, chiefs = other.told.get(name), chief.told.get(name)
+        if mine != chiefs:
+            yield f"{name}: {mine} in process {number}, {chiefs} in the chief"
+    for name in {**chief.sums, **other.sums}:
+        if name not in other.sums or name not in chief.sums:
+            where = f"process {number}" if name in other.sums else "the chief"
+            yield f"{name} is there in {where} alone"
+        elif other.sums[name] != chief.sums[name]:
+            yield f"{name} is another one in process {number} than in the chief"
+
+
 def chiefs_seed(peers: Peers, seed: int) -> int:
     """Returns the seed of the chief, which any number may be."""
     return int(peers.text_of_each(str(seed))[0])
 
 
-def facts_of_versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Returns the versions of the packages that training follows from."""
     try:
         own = metadata.version("keras-custom-trainer")
     except metadata.PackageNotFoundError:  # read from a folder, not installed
         own = "unknown"
-    versions = {"trainer": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
-    return {f"the version of {package}": version for package, version in versions.items()}
+    found = {"trainer": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
+    return {f"version of {package}": version for package, version in found.items()}
 
 
-def facts_of_data(name: str, feed: Feed, steps: int | None) -> dict[str, Any]:
-    """Returns what data tell before they are read, and a sum of the first batch of arrays."""
-    facts = {"steps": steps, "batches": feed.steps, "rows": feed.rows}
-    facts["batch size"] = feed.batch_size
+def facts_of_data(name: str, feed: Feed, steps: int | None) -> Facts:
+    """Returns what data tell before they are read; of arrays the first batch is read, too."""
+    told = {"steps": steps, "batches": feed.steps, "rows": feed.rows}
+    told["batch size"] = feed.batch_size
+    sums = {}
     if feed.rows is not None:
         feed.seek(0, 0)
         leaves = keras.tree.flatten(feed.next())
         feed.seek(0, 0)
-        facts["first batch, summed up"] = _sum(map(np.asarray, filter(tf.is_tensor, leaves)))
-    return {f"the {what} of the {name}": fact for what, fact in facts.items()}
+        sums["first batch"] = _sum(map(np.asarray, filter(tf.is_tensor, leaves)))
+    return Facts(
+        *({f"{what} of the {name}": fact for what, fact in d.items()} for d in (told, sums))
+    )
 
 
-def facts_of_arrays(what: str, arrays: dict[str, np.ndarray] | None) -> dict[str, str]:
-    """Returns a sum of each array by its name, `what` before it."""
-    return {f"{what} {name}": f"summed up {_sum([a])}" for name, a in (arrays or {}).items()}
+def sums_of(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """Returns a checksum of each array by its name."""
+    return {name: _sum([array]) for name, array in arrays.items()}
 
 
-def _said(name: str, facts: dict[str, Any]) -> str:
-    return str(facts[name]) if name in facts else "missing"
+def told_of_snapshot(contents: Contents | None) -> str:
+    """Returns what tells a snapshot to go on with from others."""
+    if contents is None:
+        return "none"
+    return (
+        f"of step {contents.facts['progress']['step']}, checksum {_sum(contents.arrays.values())}"
+    )
 
 
 def _sum(arrays: Iterable[np.ndarray]) -> int:

@@ -16,11 +16,13 @@ import tensorflow as tf
 
 from trainer import checks, loop
 from trainer.agreeing import (
+    Facts,
     check_alike,
     chiefs_seed,
-    facts_of_arrays,
     facts_of_data,
-    facts_of_versions,
+    sums_of,
+    told_of_snapshot,
+    versions,
 )
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
@@ -232,8 +234,8 @@ class CustomTrainer(Algorithm):
                 run = self._run("train", feed, hooks, steps, epochs)
                 run = guarded(run, self, self._progress)
                 validation = val_feed and self._run("test", val_feed, hooks, val_steps)
-                with self._session_of(run, validation) as session:
-                    self._check_peers(session, epochs, initial_epoch)
+                plan = {"epochs": epochs, "initial epoch": initial_epoch}
+                with self._session_of(run, validation, plan) as session:
                     loop.train(
                         *(self, run, self._progress),
                         epochs=epochs,
@@ -438,14 +440,17 @@ class CustomTrainer(Algorithm):
         return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
 
     @contextlib.contextmanager
-    def _session_of(self, run: loop.Run, validation: loop.Run | None) -> Iterator[Session]:
+    def _session_of(
+        self, run: loop.Run, validation: loop.Run | None, plan: dict[str, Any]
+    ) -> Iterator[Session]:
         """Opens the session of a `fit`, for snapshots by hand and by callbacks."""
         before = self._session
         state = TrainingState(self, run, validation, self._progress)
         callbacks = run.hooks.callbacks
         try:
             with session_of(
-                state, callbacks, self._progress, self._fits, self._restored, self.peers
+                *(state, callbacks, self._progress, self._fits, self._restored, self.peers),
+                check=functools.partial(self._check_peers, plan),
             ) as session:
                 self._restored = None  # kept where this `fit` was refused
                 self._session = session
@@ -454,20 +459,19 @@ class CustomTrainer(Algorithm):
         finally:
             self._session = before
 
-    def _check_peers(self, session: Session, epochs: int, initial_epoch: int) -> None:
-        """Checks that all processes are about to train the same."""
-        check_alike(
-            self.peers,
-            lambda: {
-                "epochs": epochs,
-                "the initial epoch": initial_epoch,
-                **facts_of_versions(),
-                **facts_of_arrays("the snapshot's", session.restored and session.restored.arrays),
-                **facts_of_arrays(
-                    "the value of", AlgorithmState(self, self._progress).taken().arrays
-                ),
-            },
-        )
+    def _check_peers(self, plan: dict[str, Any], restored: Contents | None) -> None:
+        """Checks that all processes are about to train the same.
+
+        Args:
+            plan: what they are asked for, by name.
+            restored: the snapshot to go on with.
+        """
+
+        def facts() -> Facts:
+            told = {**plan, **versions(), "snapshot to go on with": told_of_snapshot(restored)}
+            return Facts(told, sums_of(AlgorithmState(self, self._progress).alike()))
+
+        check_alike(self.peers, facts)
 
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"):

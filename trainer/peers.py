@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import NoReturn
 
 import numpy as np
@@ -108,15 +109,13 @@ class SeveralPeers(Peers):
         return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
     def reraise(self, error: tf.errors.OpError, place: str) -> NoReturn:  # noqa: D102
-        told = [line for line in error.message.splitlines() if line.strip()]
-        aborted = [line for line in told if line.startswith(_ABORTED)]
-        if not aborted and not isinstance(error, _OF_LOSS):
+        is_aborted = _ABORTED in error.message
+        if not is_aborted and not isinstance(error, _OF_LOSS):
             raise error
-        cause = (aborted or told)[0].removeprefix(_ABORTED).strip(" :.")
         raise PeerLostError(
             f"Process {self.number} of {self.count} ends {place}: another one has ended or is "
-            f"silent ({cause}). Start all of them again; with the callback Snapshots they go on "
-            "from the latest snapshot."
+            f"silent ({_cause(error.message)}). Start all of them again; with the callback "
+            "Snapshots they go on from the latest snapshot."
         ) from None
 
     def _sum(self, numbers: np.ndarray) -> np.ndarray:
@@ -141,6 +140,15 @@ def peers_of(strategy: tf.distribute.Strategy, timeout: float) -> Peers:
     if replicas == 1 or len(strategy.extended.worker_devices) == replicas:
         return Peers()
     return SeveralPeers(strategy, timeout)
+
+
+def _cause(message: str) -> str:
+    """Returns what of a message of TensorFlow's tells why a collective ended."""
+    found = re.search(rf"{_ABORTED}\W*(.*)", message)
+    if found:
+        return found[1].rstrip(" .:")
+    lines = (re.sub(r"{{.*?}}|\[\[.*", "", line).strip() for line in message.splitlines())
+    return [line for line in lines if line][-1].rstrip(" .:")
 
 
 def _indices(cluster: tf.train.ClusterSpec, job: str) -> list[int]:

@@ -12,10 +12,17 @@ from trainer.algorithm import Algorithm
 from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
 from trainer.snapshots.files import Contents
-from trainer.snapshots.variables import differences, parts, put_back, training_variables, values
+from trainer.snapshots.variables import (
+    differences,
+    in_parts,
+    parts,
+    put_back,
+    training_variables,
+    values,
+)
 
 _OF_VARIABLES = "variables/"
-_IN_PARTS = "parts of variables/"  # those that replicas sum up when they are read
+_OF_REPLICAS = "variables of replicas/"  # those that each of them has a value of its own of
 _MADE_BY_STEPS = ("metrics/", "step/")
 
 
@@ -45,10 +52,16 @@ class AlgorithmState:
             "progress": {"step": self._progress.step, "epoch": self._progress.epoch},
         }
         variables = self.variables()
-        in_parts = parts(variables, self._algorithm.peers)
-        found = {_OF_VARIABLES: values(variables), _IN_PARTS: in_parts}
+        of_replicas = parts(variables, self._algorithm)
+        found = {_OF_VARIABLES: values(variables), _OF_REPLICAS: of_replicas}
         arrays = {kind + name: a for kind, named in found.items() for name, a in named.items()}
         return Contents(facts, arrays)
+
+    def alike(self) -> dict[str, np.ndarray]:
+        """Returns the values of the variables that all replicas have alike."""
+        variables = self.variables()
+        apart = in_parts(variables)
+        return values({name: v for name, v in variables.items() if name not in apart})
 
     def differences(self, contents: Contents) -> list[str]:
         """Returns a line for each variable that is not as in `contents`."""
@@ -83,8 +96,8 @@ class AlgorithmState:
         self._put_back(variables, contents)
 
     def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
-        arrays, in_parts = _under(_OF_VARIABLES, contents), _under(_IN_PARTS, contents)
-        put_back(variables, arrays, in_parts, self._algorithm.peers)
+        arrays, of_replicas = _under(_OF_VARIABLES, contents), _under(_OF_REPLICAS, contents)
+        put_back(variables, arrays, of_replicas, self._algorithm)
         facts = contents.facts
         self._progress.step = facts["progress"]["step"]
         self._progress.epoch = facts["progress"]["epoch"]

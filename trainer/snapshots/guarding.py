@@ -117,7 +117,7 @@ class GuardedProgram:
         if self._program.output_spec(feed) is None:  # which has made them, unless steps are eager
             build_optimizers(self._algorithm.model)
             self._read, self._is_compiled = self._copies, False  # the first steps make more
-        self._variables = on_this_process(self._state.variables())
+        self._variables = on_this_process(self._state.variables(), self._algorithm)
 
     def _ending(self, until: Until | None) -> Until:
         """Returns what ends a call at a step that failed, or that `until` is true of."""

@@ -46,12 +46,10 @@ class Session:
         peers: the processes that train together: all take part in a snapshot, the chief writes it.
 
     Attributes:
-        restored: the same.
         resumed: the training to go on with, if there is one.
     """
 
     def __init__(self, state: TrainingState, restored: Contents | None, peers: Peers):
-        self.restored = restored
         self.resumed = state.resumed(restored) if restored else None
         self._state = state
         self._peers = peers
@@ -206,6 +204,7 @@ def session_of(
     fits: Fits,
     restored: Contents | None,
     peers: Peers,
+    check: Callable[[Contents | None], None],
 ) -> Iterator[Session]:
     """Yields the session of a `fit`; ends it, and an early end of training is no error of its own.
 
@@ -216,6 +215,7 @@ def session_of(
         fits: what this process has behind it; this `fit` is added.
         restored: a training to go on with, in place of the latest in the callback's directory.
         peers: the processes that train together.
+        check: told the snapshot to go on from, raises where these are not about to do the same.
 
     Raises:
         ValueError: the directory cannot be written to, or there is no going on with what it has.
@@ -224,20 +224,25 @@ def session_of(
         fits.step = progress.step
     callback = _one_of(callbacks)
     if callback is None:
-        yield Session(state, restored, peers)
+        session = Session(state, restored, peers)
+        check(restored)
+        yield session
     else:
         if peers.is_chief:
             files.check_writable(callback.directory)
         state.check_repeatable()
-        path, latest = (None, None) if restored else _latest(callback.directory, fits)
+        path = None
+        if not restored:
+            path, restored = _latest(callback.directory, fits)
         writer = Writer(callback.directory, callback.keep)
         session = KeptSession(
-            *(state, restored or latest, peers),
+            *(state, restored, peers),
             progress=progress,
             callback=callback,
             writer=writer,
             fit=fits.finished,
         )
+        check(restored)
         if path and peers.is_chief:
             _tell_of_going_on(path, session.resumed.place)
         with _ended_early(session, callback, peers.is_chief), contextlib.closing(writer):

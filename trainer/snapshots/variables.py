@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from trainer.algorithm import Algorithm
 from trainer.networks import trained_networks
-from trainer.peers import Peers
 
+_OF_OPTIMIZER = "optimizer"
 Variable = Any  # keras.Variable or tf.Variable
 
 
@@ -34,6 +34,7 @@ def training_variables(
         for variable in variables:
             if id(_of_tensorflow(variable)) not in known:
                 known.add(id(_of_tensorflow(variable)))
+                known.update(map(id, _local_parts(variable, algorithm)))  # which a step reads
                 named[_free_name(f"{owner}/{_path(variable)}", named)] = variable
     for variable in of_steps:
         if id(variable) not in known:
@@ -47,20 +48,19 @@ def values(variables: dict[str, Variable]) -> dict[str, np.ndarray]:
     return {name: np.asarray(variable.numpy()) for name, variable in variables.items()}
 
 
-def parts(variables: dict[str, Variable], peers: Peers) -> dict[str, np.ndarray]:
-    """Returns what each replica holds of the variables that are summed up only when they are read.
+def parts(variables: dict[str, Variable], algorithm: Algorithm) -> dict[str, np.ndarray]:
+    """Returns what each replica holds of the variables that replicas have values of their own of.
 
     Returns:
         Arrays by name of variable, an axis of all replicas in front.
     """
-    held = {name: _local_parts(v) for name, v in variables.items() if _is_in_parts(v)}
+    held = {name: _local_parts(v, algorithm) for name, v in in_parts(variables).items()}
     if not held:
         return {}
     here = {name: np.stack([part.numpy() for part in own]) for name, own in held.items()}
     flat = np.concatenate([array.astype(np.float64).ravel() for array in here.values()])
-    columns = np.split(
-        peers.numbers_of_each(flat), np.cumsum([array.size for array in here.values()])[:-1], axis=1
-    )
+    ends = np.cumsum([array.size for array in here.values()])
+    columns = np.split(algorithm.peers.numbers_of_each(flat), ends[:-1], axis=1)
     return {
         name: column.reshape(-1, *array.shape[1:]).astype(array.dtype)
         for column, (name, array) in zip(columns, here.items(), strict=True)
@@ -70,48 +70,65 @@ def parts(variables: dict[str, Variable], peers: Peers) -> dict[str, np.ndarray]
 def put_back(
     variables: dict[str, Variable],
     arrays: dict[str, np.ndarray],
-    in_parts: dict[str, np.ndarray],
-    peers: Peers,
+    of_replicas: dict[str, np.ndarray],
+    algorithm: Algorithm,
 ) -> None:
     """Gives each variable its value of `arrays`; `differences` has to have found nothing.
 
     Args:
         variables: the variables.
         arrays: what `values` returned.
-        in_parts: what `parts` returned; it counts where there are as many replicas now.
-        peers: the processes that have the replicas.
+        of_replicas: what `parts` returned; it counts where there are as many replicas now.
+        algorithm: has the variables.
     """
+    peers = algorithm.peers
+    apart = in_parts(variables)
     for name, variable in variables.items():
-        own = _local_parts(variable) if _is_in_parts(variable) else ()
-        if own and name in in_parts and len(in_parts[name]) == len(own) * peers.count:
+        own = _local_parts(variable, algorithm) if name in apart else ()
+        if own and name in of_replicas and len(of_replicas[name]) == len(own) * peers.count:
             first = peers.number * len(own)
-            for part, value in zip(own, in_parts[name][first:], strict=False):
+            for part, value in zip(own, of_replicas[name][first:], strict=False):
                 part.assign(value)
         else:
             variable.assign(arrays[name])
 
 
-def on_this_process(variables: dict[str, Variable]) -> list[Variable]:
+def on_this_process(variables: dict[str, Variable], algorithm: Algorithm) -> list[Variable]:
     """Returns what can be read and set without other processes: variables, or parts of them."""
+    apart = in_parts(variables)
     return [
         one
-        for variable in variables.values()
-        for one in (_local_parts(variable) if _is_in_parts(variable) else (variable,))
+        for name, variable in variables.items()
+        for one in (_local_parts(variable, algorithm) if name in apart else (variable,))
     ]
 
 
-def _is_in_parts(variable: Variable) -> bool:
-    """Returns whether each replica has a value of its own of `variable`."""
-    held = _of_tensorflow(variable)
-    return (
-        isinstance(held, tf.distribute.DistributedValues)
-        and held.synchronization is tf.VariableSynchronization.ON_READ
-    )
+def in_parts(variables: dict[str, Variable]) -> dict[str, Variable]:
+    """Returns the variables that replicas have values of their own of.
+
+    These are the sums of metrics, which are added up when they are read, and what a layer assigns
+    for itself, such as the averages of batch normalization.
+    """
+    return {
+        name: variable
+        for name, variable in variables.items()
+        if isinstance(held := _of_tensorflow(variable), tf.distribute.DistributedValues)
+        and (
+            held.synchronization is tf.VariableSynchronization.ON_READ
+            or (held.aggregation is tf.VariableAggregation.NONE and _is_of_layer(name, held))
+        )
+    }
 
 
-def _local_parts(variable: Variable) -> tuple[tf.Variable, ...]:
+def _is_of_layer(name: str, variable: tf.Variable) -> bool:
+    """Returns whether it is a layer that assigns `variable`, and no optimizer."""
+    return not variable.trainable and not name.startswith(_OF_OPTIMIZER)
+
+
+def _local_parts(variable: Variable, algorithm: Algorithm) -> tuple[tf.Variable, ...]:
     """Returns what the replicas of this process hold of a variable."""
-    return tf.distribute.get_strategy().experimental_local_results(_of_tensorflow(variable))
+    strategy = algorithm.model.distribute_strategy
+    return strategy.experimental_local_results(_of_tensorflow(variable))
 
 
 def differences(variables: dict[str, Variable], arrays: dict[str, np.ndarray]) -> list[str]:
@@ -135,7 +152,7 @@ def _owned(algorithm: Algorithm) -> Iterator[tuple[str, list[Variable]]]:
     yield "model", model.variables
     names = iter(getattr(model, "optimizers", ()))  # of the networks, where there are several
     for _, optimizer in trained_networks(model):
-        yield f"optimizer {next(names, '')}".rstrip(), optimizer.variables
+        yield f"{_OF_OPTIMIZER} {next(names, '')}".rstrip(), optimizer.variables
     for metric in algorithm.metrics:
         yield "metrics", metric.variables
     for name, value in vars(algorithm).items():

@@ -1,0 +1,186 @@
+"""Several workers: what callbacks leave, what faults come to, and what workers tell each other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests import workers
+from trainer.snapshots import files
+
+ROOT = Path(__file__).parents[1]
+GONE = "another one has ended or is silent"
+
+
+class Ended(NamedTuple):
+    """How a worker ended: the exit code, when, and what it printed."""
+
+    code: int
+    at: float
+    printed: str
+
+    @property
+    def struck(self) -> float:
+        """When something came over it."""
+        return float(self.printed.partition("struck ")[2].split()[0])
+
+
+def run(scenario: str, directory: Path) -> list[tuple[str, list[Ended]]]:
+    """Returns the name of each run of a scenario, and how its workers ended."""
+    command = [sys.executable, "-m", "tests.workers", scenario, str(directory)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr[-5000:]
+    runs: list[tuple[str, list[Ended]]] = []
+    for line in told.stdout.splitlines():
+        one = json.loads(line)
+        if one["worker"] == 0:
+            runs.append((one["run"], []))
+        runs[-1][1].append(Ended(one["code"], one["at"], one["printed"]))
+    return runs
+
+
+def assert_ended_well(ended: list[Ended]) -> None:
+    assert [one.code for one in ended] == [0] * len(ended), [one.printed[-3000:] for one in ended]
+
+
+def assert_same_bits(directory: Path, other: Path) -> None:
+    for name in ("ended-0.npz", "ended-1.npz"):
+        with np.load(directory / name) as found, np.load(other / name) as expected:
+            assert set(found) == set(expected)
+            assert len(found.files) > 30
+            for key in expected:
+                assert found[key].tobytes() == expected[key].tobytes(), f"{name}: {key}"
+    assert (directory / "log.csv").read_text() == (other / "log.csv").read_text()
+
+
+def sentence_of(ended: Ended) -> str:
+    """Returns what the error says that a worker ended with: one line, the last it printed."""
+    assert ended.code == 1, ended.printed[-3000:]
+    last = ended.printed.strip().splitlines()[-1]
+    assert last.startswith("trainer.peers.PeerLostError: Process"), ended.printed[-3000:]
+    return last
+
+
+def test_killed_workers_go_on_to_the_same_bits(tmp_path):
+    (_, undisturbed), *disturbed, (_, last) = run("killed", tmp_path)
+    assert_ended_well(undisturbed)
+    for name, ended in disturbed:
+        victim = int(name.split()[-1])
+        survivor = ended[1 - victim]
+        assert ended[victim].code == -9
+        assert GONE in sentence_of(survivor)
+        assert survivor.at - ended[victim].struck < 20  # TensorFlow waits ten for a sign of life
+    assert sorted(name for name, _ in disturbed) == sorted(
+        [f"killed {victim}" for victim in (0, 1)] * workers.KILLS
+    )
+    assert_ended_well(last)
+    assert "Training goes on from" in last[0].printed
+    assert "Training goes on from" not in last[1].printed
+    assert_same_bits(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_a_silent_worker_ends_the_others(tmp_path):
+    for name, ended in run("silenced", tmp_path):
+        victim = int(name.split()[-1])
+        sentence = sentence_of(ended[1 - victim])
+        assert GONE in sentence
+        assert "after step 30" in sentence
+        assert ended[1 - victim].at - ended[victim].struck < 30
+
+
+def test_a_hung_worker_ends_the_others_after_the_timeout(tmp_path):
+    ((_, (chief, other)),) = run("hung", tmp_path)
+    assert f"after step {workers.STEPS}: {GONE}" in sentence_of(chief)
+    assert "time" in sentence_of(chief)
+    assert 3 <= chief.at - other.struck < 15
+
+
+def test_sigterm_to_one_ends_all_with_a_snapshot(tmp_path):
+    (_, undisturbed), (_, in_epoch), (_, in_validation), (_, last) = run("terminated", tmp_path)
+    assert_ended_well(undisturbed)
+    for ended, reason in ((in_epoch, "another process"), (in_validation, "SIGTERM came")):
+        assert [one.code for one in ended] == [7, 7], [one.printed[-3000:] for one in ended]
+        assert f"Training ends early, as {reason}" in ended[0].printed
+        assert "Training ends early" not in ended[1].printed
+    assert in_epoch[0].at - in_epoch[1].struck < 5
+    assert_ended_well(last)
+    assert_same_bits(tmp_path / "terminated", tmp_path / "undisturbed")
+
+
+def test_workers_that_differ_are_told_so_before_the_first_step(tmp_path):
+    expected = {
+        "weights": "model/sequential/dense/kernel is another one in process 1 than in the chief",
+        "rows": "rows of the data: 153 in process 1, 203 in the chief",
+        "content": "first batch of the data is another one in process 1 than in the chief",
+        "epochs": f"epochs: {workers.EPOCHS + 1} in process 1, {workers.EPOCHS} in the chief",
+        "version": "version of Keras: 0.1 in process 1, ",
+        "snapshot": "snapshot to go on with: none in process 1, of step 52, checksum ",
+    }
+    runs = dict(run("differing", tmp_path))
+    assert_ended_well(runs.pop("to be gone on with"))
+    assert list(runs) == list(expected)
+    for name, ended in runs.items():
+        assert_ended_well(ended)
+        for one in ended:
+            assert "told: The 2 processes would not train the same: " in one.printed
+            assert expected[name] in one.printed
+            assert "Training goes on" not in one.printed
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """Returns a folder with what one process and two wrote: `1/files` and `2/files`."""
+    directory = tmp_path_factory.mktemp("written")
+    for _, ended in run("writing", directory):
+        assert_ended_well(ended)
+        assert all("Epoch" not in one.printed for one in ended[1:])
+        assert "Epoch 4/4" in ended[0].printed
+    return directory
+
+
+def names_in(folder: Path) -> list[str]:
+    """Returns the files in `folder`, without what makes the names of event files unique."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name.partition(".tfevents.")[0] for name in names)
+
+
+def test_callbacks_leave_the_files_of_one_process(written):
+    names = names_in(written / "1" / "files")
+    assert names_in(written / "2" / "files") == names
+    assert len(names) > 20
+
+
+def test_the_files_hold_what_those_of_one_process_do(written):
+    one, two = (written / count / "files" for count in ("1", "2"))
+    for name in ("epoch-1.keras", "best.weights.h5", "every-seven.weights.h5"):
+        assert_close(weights_in(two / name), weights_in(one / name))
+    rows, expected = (list(csv.reader((f / "log.csv").open())) for f in (two, one))
+    assert rows[0] == expected[0]
+    assert_close({"log": np.float64(rows[1:])}, {"log": np.float64(expected[1:])})
+    snapshots = [path.name for path in files.found_in(one / "snapshots")]
+    assert len(snapshots) > 10
+    for name in ("by hand", *(f"snapshots/{name}" for name in snapshots)):
+        found, known = files.read(two / name).arrays, files.read(one / name).arrays
+        assert_close({key: found[key] for key in known}, known)
+
+
+def weights_in(path: Path) -> dict[str, np.ndarray]:
+    model = workers.network_for_writing()
+    if path.suffix == ".keras":
+        model = workers.keras.saving.load_model(path)
+    else:
+        model.load_weights(path)
+    return {str(number): weight for number, weight in enumerate(model.get_weights())}
+
+
+def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert list(found) == list(expected)
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6, err_msg=key)

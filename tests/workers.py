@@ -1,0 +1,290 @@
+"""Trainings of several workers: callbacks, snapshots, faults.
+
+    python -m tests.workers SCENARIO DIRECTORY
+
+runs one of `SCENARIOS`, and prints a line of JSON for each worker of each run of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests import cluster, conftest  # noqa: F401  # threads as under test
+from tests.models import labels, mlp, numbers
+from trainer import CustomTrainer
+from trainer.callbacks import NaNGuard, ProgressBar, Snapshots
+from trainer.snapshots import writer
+from trainer.snapshots.variables import training_variables, values
+
+ROWS, BATCH, STEPS, EPOCHS = 203, 8, 26, 4
+TOTAL = STEPS * EPOCHS
+X, Y = numbers(ROWS, 4), labels(ROWS, 1, classes=2)
+HELD_OUT = (X[:60], Y[:60])
+KILLS = 5
+Callback = keras.callbacks.Callback
+
+
+def strategy() -> tf.distribute.Strategy:
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def network() -> keras.Model:
+    normalization = keras.layers.BatchNormalization()
+    return mlp(normalization, keras.layers.Dropout(0.2), activation="sigmoid")
+
+
+def trainer(build: Callable[[], keras.Model] = network, **how: Any) -> CustomTrainer:
+    keras.utils.set_random_seed(7)
+    with strategy().scope():
+        return CustomTrainer(
+            build(),
+            optimizer=keras.optimizers.Adam(0.01),
+            loss="binary_crossentropy",
+            metrics=["accuracy", keras.metrics.AUC(name="auc")],
+            jit_compile=False,
+            **{"seed": 5, **how},
+        )
+
+
+def fit(made: CustomTrainer, *callbacks: Callback, **how: Any) -> None:
+    arguments = {"x": X, "y": Y, "batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
+    arguments |= {"validation_data": HELD_OUT, "validation_batch_size": BATCH}
+    made.fit(**{**arguments, **how}, callbacks=list(callbacks))
+
+
+def write_outcome(made: CustomTrainer, path: Path) -> None:
+    """Writes what a training ended with; each worker has to call it."""
+    arrays = values(training_variables(made))
+    history = made.model.history.history
+    arrays |= {f"history/{key}": np.float64(logged) for key, logged in history.items()}
+    np.savez(path, **arrays, step=made.step)
+
+
+class Moment(NamedTuple):
+    """When a signal comes to one worker: once so many steps are done, and some seconds later."""
+
+    worker: int
+    step: int
+    seconds: float
+    signal: int = signal.SIGKILL
+
+
+def strike(made: CustomTrainer, moment: Moment) -> None:
+    """Sends this process the signal of `moment`, from a thread."""
+
+    def wait_and_strike() -> None:
+        while made.step < moment.step:
+            time.sleep(0.0005)
+        time.sleep(moment.seconds)
+        os.write(1, f"struck {time.time()}\n".encode())
+        os.kill(os.getpid(), moment.signal)
+
+    threading.Thread(target=wait_and_strike, daemon=True).start()
+
+
+def train(
+    number: int, directory: Path, moment: Moment | None = None, *callbacks: Callback, **how: Any
+) -> None:
+    """Trains with snapshots, to the end or until something comes at `moment`."""
+    made = trainer()
+    if moment is not None and moment.worker == number:
+        strike(made, moment)
+    log = keras.callbacks.CSVLogger(directory / "log.csv")
+    fit(made, log, Snapshots(directory / "snapshots", every_steps=5, **how), *callbacks)
+    write_outcome(made, directory / f"ended-{number}.npz")
+
+
+def tell(name: str, ended: list[cluster.Ended]) -> None:
+    for number, one in enumerate(ended):
+        told = {"run": name, "worker": number, **one._asdict()}
+        print(json.dumps(told), flush=True)
+
+
+def run_and_tell(
+    name: str, directory: Path, worker: Callable[[int], None], count: int = 2, **how: Any
+) -> None:
+    tell(name, cluster.run(worker, directory, count, **how))
+
+
+def killed(directory: Path) -> None:
+    """Workers of which now one and now the other is killed, and some that nothing happens to."""
+    run_and_tell("undisturbed", directory / "undisturbed", _trains(directory / "undisturbed"))
+    draws = random.Random(3)
+    moments = [
+        Moment(number % 2, draws.randrange(int(0.8 * TOTAL)), draws.uniform(0, 0.02))
+        for number in range(2 * KILLS)
+    ]
+    folder = directory / "killed"
+    for moment in sorted(moments, key=lambda moment: moment.step):
+        run_and_tell(f"killed {moment.worker}", folder, _trains(folder, moment))
+    run_and_tell("gone on", folder, _trains(folder))
+
+
+def _trains(directory: Path, *arguments: Any, **how: Any) -> Callable[[int], None]:
+    return lambda number: train(number, directory, *arguments, **how)
+
+
+def silenced(directory: Path) -> None:
+    """Workers of which one stops in the midst of training: now the chief, now the other."""
+    for worker in (0, 1):
+        folder = directory / str(worker)
+        moment = Moment(worker, 30, 0, signal.SIGSTOP)
+        run_and_tell(f"silenced {worker}", folder, _trains(folder, moment), stopped=(worker,))
+
+
+class Hangs(Callback):
+    """Hangs in one worker, in a hook, where only Python is at a standstill."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.number == 1:
+            print(f"struck {time.time()}", flush=True)
+            time.sleep(600)
+
+
+def hung(directory: Path) -> None:
+    """Workers of which one hangs, where the user gives it three seconds."""
+
+    def worker(number: int) -> None:
+        made = trainer()
+        made.peer_timeout = 3.0
+        fit(made, Hangs(number))
+
+    run_and_tell("hung", directory, worker, stopped=(1,))
+
+
+def terminated(directory: Path) -> None:
+    """Workers of which one gets SIGTERM, in an epoch and in a validation, and their restarts."""
+    run_and_tell("undisturbed", directory / "undisturbed", _trains(directory / "undisturbed"))
+    folder = directory / "terminated"
+    in_epoch = Moment(1, 12, 0, signal.SIGTERM)
+    run_and_tell("in an epoch", folder, _trains(folder, in_epoch, exit_code=7))
+
+    class Terminates(Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            if batch == 2 and 'index": 0' in os.environ["TF_CONFIG"]:
+                signal.raise_signal(signal.SIGTERM)
+
+    run_and_tell("in a validation", folder, _trains(folder, None, Terminates(), exit_code=7))
+    run_and_tell("gone on", folder, _trains(folder))
+
+
+def differing(directory: Path) -> None:
+    """Workers that differ in something from one another."""
+
+    def other_weights() -> keras.Model:
+        model = network()
+        model.layers[0].kernel.assign(np.ones((4, 5)))
+        return model
+
+    def with_other(number: int, what: str) -> None:
+        is_other = number == 1
+        made = trainer(other_weights if is_other and what == "weights" else network)
+        how: dict[str, Any] = {}
+        if is_other and what == "rows":
+            how = {"x": X[:-50], "y": Y[:-50]}
+        elif is_other and what == "content":
+            how = {"x": X + 1}
+        elif is_other and what == "epochs":
+            how = {"epochs": EPOCHS + 1}
+        elif is_other and what == "version":
+            keras.__version__ = "0.1"
+        callbacks = []
+        if what == "snapshot":
+            callbacks = [Snapshots(directory / what / f"snapshots-{number if is_other else 0}")]
+        before = values(training_variables(made))
+        try:
+            fit(made, *callbacks, **how)
+        except ValueError as error:
+            after = values(training_variables(made))
+            assert made.step == 0
+            assert all((after[name] == before[name]).all() for name in before)
+            print(f"told: {error}", flush=True)
+
+    for what in ("weights", "rows", "content", "epochs", "version"):
+        run_and_tell(what, directory / what, lambda number, what=what: with_other(number, what))
+    # A chief that has a snapshot, and a worker that looks for it elsewhere.
+    shared = directory / "snapshot" / "snapshots-0"
+    run_and_tell(
+        "to be gone on with",
+        directory / "before",
+        lambda number: fit(trainer(), Snapshots(shared), epochs=2),
+    )
+    run_and_tell("snapshot", directory / "snapshot", lambda n: with_other(n, "snapshot"))
+
+
+def network_for_writing() -> keras.Model:
+    return mlp(activation="sigmoid")
+
+
+def callbacks_that_write(directory: Path) -> list[Callback]:
+    names = keras.callbacks
+    return [
+        names.ModelCheckpoint(directory / "epoch-{epoch}.keras"),
+        names.ModelCheckpoint(
+            directory / "best.weights.h5",
+            save_best_only=True,
+            save_weights_only=True,
+            monitor="val_loss",
+            mode="min",
+        ),
+        names.ModelCheckpoint(
+            directory / "every-seven.weights.h5", save_freq=7, save_weights_only=True
+        ),
+        names.CSVLogger(directory / "log.csv"),
+        names.TensorBoard(directory / "board", histogram_freq=1, update_freq=5),
+        names.BackupAndRestore(directory / "backup", save_freq=9, delete_checkpoint=False),
+        names.ReduceLROnPlateau("loss", patience=1, min_delta=0.5),
+        ProgressBar(),
+        Snapshots(directory / "snapshots", every_steps=10, keep=100),
+        NaNGuard(directory / "failures"),
+    ]
+
+
+def writing(directory: Path) -> None:
+    """A training with callbacks that write, by one process and by two."""
+
+    def worker(number: int, folder: Path) -> None:
+        made = trainer(network_for_writing)
+        fit(made, *callbacks_that_write(folder / "files"), verbose=2)
+        made.save_snapshot(folder / "files" / "by hand")
+        write_outcome(made, folder / f"ended-{number}.npz")
+
+    for count in (1, 2):
+        folder = directory / str(count)
+        run_and_tell(
+            str(count), folder, lambda number, folder=folder: worker(number, folder), count
+        )
+
+
+SCENARIOS: dict[str, Callable[[Path], None]] = {
+    "killed": killed,
+    "silenced": silenced,
+    "hung": hung,
+    "terminated": terminated,
+    "differing": differing,
+    "writing": writing,
+}
+
+
+if __name__ == "__main__":
+    writer._SHARE = 0  # each snapshot is written
+    SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
