@@ -10,6 +10,7 @@ goes on from the last epoch of one that was stopped, or that shall have more, to
     python dcgan_mnist.py                           # scikit-learn's digits: offline, some minutes
     python dcgan_mnist.py --data mnist              # MNIST, downloaded the first time
     python dcgan_mnist.py --data FILE.npz           # arrays x_train, y_train, x_test, y_test
+    python dcgan_mnist.py --devices 2               # on two devices of this machine
 """
 
 import digits
@@ -87,19 +88,23 @@ def main():
     """Trains, writes pictures, and tells which digits there are among 1,000 samples."""
     parser = digits.parser(__doc__, digits_epochs=10, epochs=3)
     parser.add_argument("--resume", action="store_true", help="go on from the output folder")
+    digits.add_devices(parser)
     digits.add_output(parser, __file__)
     args = digits.parsed(parser)
+    strategy = digits.strategy_of(args.devices)
     x_train, y_train, x_test, y_test = digits.load_images(args.data)
     keras.utils.set_random_seed(args.seed)
 
-    gan = build_gan(args.seed)
+    with strategy.scope():
+        gan = build_gan(args.seed)
     print(f"{gan.generator.count_params():,} parameters in the generator,")
     print(f"{gan.discriminator.count_params():,} in the discriminator")
     judge = digits.trained_judge(x_train, y_train, args.seed)
     untrained = classes_seen(gan, judge)
     saved = args.output / "gan.keras"
     if args.resume and saved.exists():
-        gan = GANTrainer.from_model(keras.models.load_model(saved))
+        with strategy.scope():
+            gan = GANTrainer.from_model(keras.models.load_model(saved))
     gan.fit(
         np.concatenate([x_train, x_test]),
         batch_size=BATCH_SIZE,

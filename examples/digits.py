@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # counts only before TensorF
 # ruff: noqa: E402
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer import CustomTrainer
 
@@ -58,6 +59,34 @@ def parsed(made):
     if args.epochs is None:
         args.epochs = digits_epochs if args.data == "digits" else epochs
     return args
+
+
+def add_devices(made):
+    """Adds `--devices`, how many devices of this machine share each batch."""
+    made.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="train on N devices of this machine: its GPUs, or else parts of its processor",
+    )
+
+
+def strategy_of(devices):
+    """Returns the strategy of so many devices of this machine; `None` stands for one.
+
+    To be called before TensorFlow has made a tensor: the processor is divided only then.
+    """
+    if devices in (None, 1):
+        return tf.distribute.get_strategy()
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration() for _ in range(devices)]
+        tf.config.set_logical_device_configuration(cpu, parts)
+    elif len(gpus) < devices:
+        sys.exit(f"--devices is {devices}, but this machine has {len(gpus)} GPUs.")
+    kind = "GPU" if gpus else "CPU"
+    return tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in range(devices)])
 
 
 def add_output(made, script):

@@ -11,6 +11,7 @@ samples, from the same latent points each time, goes to the output folder after 
     python wgan_gp.py                               # scikit-learn's digits: offline, some minutes
     python wgan_gp.py --data mnist                  # MNIST, downloaded the first time
     python wgan_gp.py --data FILE.npz               # arrays x_train, y_train, x_test, y_test
+    python wgan_gp.py --devices 2                   # on two devices of this machine
 """
 
 import digits
@@ -117,19 +118,22 @@ def opinion(judge, images, real_shares):
 def main():
     """Trains, writes pictures, and tells what a classifier sees in samples and in real images."""
     parser = digits.parser(__doc__, digits_epochs=60, epochs=10)
+    digits.add_devices(parser)
     digits.add_output(parser, __file__)
     args = digits.parsed(parser)
+    strategy = digits.strategy_of(args.devices)
     x_train, y_train, x_test, _ = digits.load_images(args.data)
     keras.utils.set_random_seed(args.seed)
 
-    gan = WGANGP(
-        build_generator(),
-        build_critic(),
-        latent_dim=LATENT_DIM,
-        d_optimizer=keras.optimizers.Adam(1e-4, beta_1=0.0, beta_2=0.9),
-        g_optimizer=keras.optimizers.Adam(1e-4, beta_1=0.0, beta_2=0.9),
-        seed=args.seed,
-    )
+    with strategy.scope():
+        gan = WGANGP(
+            build_generator(),
+            build_critic(),
+            latent_dim=LATENT_DIM,
+            d_optimizer=keras.optimizers.Adam(1e-4, beta_1=0.0, beta_2=0.9),
+            g_optimizer=keras.optimizers.Adam(1e-4, beta_1=0.0, beta_2=0.9),
+            seed=args.seed,
+        )
     judge = digits.trained_judge(x_train, y_train, args.seed)
     real_shares = np.bincount(y_train, minlength=10) / len(y_train)
     untrained = opinion(judge, gan.generate(1000, seed=0), real_shares)

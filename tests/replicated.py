@@ -120,6 +120,42 @@ def batches() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(50, seed=3).batch(BATCH)
 
 
+def batches_of_worker(strategy: tf.distribute.Strategy) -> Any:
+    """Returns a dataset that each worker makes for itself: the rows of its replicas."""
+
+    def made(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        rows = tf.data.Dataset.from_tensor_slices((X[:96], Y[:96]))
+        rows = rows.batch(BATCH // context.num_replicas_in_sync)
+        return rows.shard(context.num_input_pipelines, context.input_pipeline_id)
+
+    return strategy.distribute_datasets_from_function(made)
+
+
+def lines_of_files() -> tf.data.Dataset:
+    """Returns rows of text files, which workers are to have files of their own of."""
+    folder = Path(sys.argv[1]).parent / f"files of {os.getpid()}"
+    folder.mkdir()
+    for number in range(8):
+        lines = (",".join(map(str, row)) for row in X[number * 10 : number * 10 + 10 - number])
+        (folder / str(number)).write_text("\n".join(lines))
+
+    def parsed(line: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = tf.ensure_shape(tf.strings.to_number(tf.strings.split(line, ",")), [4])
+        return x, tf.cast(x[:1] > 0, tf.float32)
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
+    names = [str(folder / str(number)) for number in range(8)]
+    lines = tf.data.TextLineDataset(names).map(parsed)
+    return lines.batch(BATCH).with_options(options)
+
+
+def evaluate_files(strategy: tf.distribute.Strategy) -> Outcome:
+    """Returns what an evaluation says of rows that come in other batches to each worker."""
+    made = trainer(strategy, metrics=("accuracy", keras.metrics.AUC))
+    return made.evaluate(lines_of_files(), verbose=0, return_dict=True)
+
+
 def generated() -> Any:
     for _ in range(EPOCHS):
         for number in range(len(Batches())):
@@ -224,6 +260,10 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "tf.data, split already": lambda strategy: fit(
         trainer(strategy), x=strategy.experimental_distribute_dataset(batches())
     ),
+    "tf.data, made by each worker": lambda strategy: fit(
+        trainer(strategy), x=batches_of_worker(strategy)
+    ),
+    "tf.data, files of each worker": evaluate_files,
     "PyDataset": lambda strategy: fit(trainer(strategy), x=Batches()),
     "a generator": lambda strategy: fit(
         trainer(strategy), x=generated(), steps_per_epoch=len(Batches())

@@ -263,6 +263,7 @@ def writing(directory: Path) -> None:
     """A training with callbacks that write, by one process and by two."""
 
     def worker(number: int, folder: Path) -> None:
+        fit(trainer(network_for_writing), epochs=2, verbose=2)  # only the chief has a bar
         made = trainer(network_for_writing)
         fit(made, *callbacks_that_write(folder / "files"), verbose=2)
         made.save_snapshot(folder / "files" / "by hand")

@@ -512,6 +512,7 @@ class CustomTrainer(Algorithm):
                 most=most,
                 seed=self.seed,
                 budget=self.array_budget,
+                strategy=self.model.distribute_strategy,
                 **how,
             )
             with contextlib.closing(feed):

@@ -383,8 +383,9 @@ def _pass(run: Run, model: keras.Model) -> Iterator[Any]:
 
 
 def _epoch_logs(algorithm: Algorithm, run: Run, logs: dict[str, Any]) -> dict[str, Any]:
-    # A callback may have changed the metrics since the last step.
-    unwatched = logs and not run.hooks.watch(run.mode).watchers
+    # A callback may have changed the metrics since the last step. To read them takes all processes,
+    # which need not have the same callbacks.
+    unwatched = logs and run.peers.count == 1 and not run.hooks.watch(run.mode).watchers
     return logs if unwatched and run.program.returns_results else algorithm.epoch_logs(logs)
 
 

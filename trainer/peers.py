@@ -136,10 +136,13 @@ class SeveralPeers(Peers):
 @functools.cache
 def peers_of(strategy: tf.distribute.Strategy, timeout: float) -> Peers:
     """Returns the processes that `strategy` spans; arguments as `SeveralPeers` takes them."""
+    return SeveralPeers(strategy, timeout) if spans_processes(strategy) else Peers()
+
+
+def spans_processes(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether there are replicas of `strategy` in other processes."""
     replicas = strategy.num_replicas_in_sync
-    if replicas == 1 or len(strategy.extended.worker_devices) == replicas:
-        return Peers()
-    return SeveralPeers(strategy, timeout)
+    return replicas > 1 and len(strategy.extended.worker_devices) < replicas
 
 
 def _cause(message: str) -> str:

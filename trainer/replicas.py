@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from trainer.peers import spans_processes
 from trainer.shares import Step, current_share, on_share
 
 tree = keras.tree
@@ -68,7 +69,7 @@ class SeveralReplicas(Replicas):
         super().__init__(strategy)
         self._seeds = seeds
         self._here = len(strategy.extended.worker_devices)
-        self._are_elsewhere = self._here < strategy.num_replicas_in_sync
+        self._are_elsewhere = spans_processes(strategy)
 
     def seen_spec(self, batch_spec: Any) -> Any:
         """Returns the `tf.TypeSpec` of what a replica sees of batches of `batch_spec`."""

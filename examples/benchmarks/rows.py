@@ -7,10 +7,11 @@ from benchmarks import (
     gan,
     memory,
     other_networks,
+    replicas,
     saving,
     sizes,
     small_calls,
 )
 
-THEMES = (arrays, datasets, small_calls, other_networks, gan, cold, saving, memory, sizes)
+THEMES = (arrays, datasets, small_calls, other_networks, gan, cold, saving, replicas, memory, sizes)
 ROWS = {row.name: row for theme in THEMES for row in theme.ROWS}

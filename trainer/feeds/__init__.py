@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
-from trainer.feeds.datasets import DatasetFeed, weigh_classes
+from trainer.feeds.datasets import DatasetFeed, by_policy, weigh_classes
 from trainer.feeds.feed import Batch, Feed, Source, Window
 from trainer.feeds.iterables import (
     GeneratorFeed,
@@ -54,6 +54,7 @@ def open_feed(
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
     budget: int | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Feed:
     """Returns the feed for data given as `fit`, `evaluate` and `predict` take them.
 
@@ -69,6 +70,7 @@ def open_feed(
         seed: seed of the order of arrays and of `keras.utils.PyDataset`.
         budget: bytes of arrays that a copy on the device may take; larger ones are read in chunks.
             Where it is `None`, a quarter of the free memory on an accelerator, 16 MiB on a CPU.
+        strategy: splits the `tf.data.Dataset` that names a policy for it among processes.
 
     Raises:
         ValueError: the data are of no known kind, or an argument does not go with them.
@@ -83,6 +85,9 @@ def open_feed(
         return _array_feed(data, batch_size, steps, shuffle, seed, budget)
     kind = _kind(x)
     _refuse(kind, y=y, sample_weight=sample_weight)
+    if kind == "tf.data.Dataset":
+        x = x if class_weight is None else weigh_classes(x, class_weight)
+        return DatasetFeed(by_policy(x, strategy))
     return _source_feed(kind, x, most, shuffle, class_weight, seed)
 
 
@@ -206,8 +211,6 @@ def _source_feed(
 ) -> Feed:
     if kind == "PyDataset":
         return PyDatasetFeed(x, bool(shuffle), seed, class_weight)
-    if kind == "tf.data.Dataset":
-        return DatasetFeed(x if class_weight is None else weigh_classes(x, class_weight))
     _refuse(kind, class_weight=class_weight)
     if kind == "generator":
         return GeneratorFeed(x, most)

@@ -17,11 +17,16 @@ import tensorflow as tf
 from trainer.feeds.feed import Batch, Feed, Window
 from trainer.feeds.iterators import Content, content_of, set_content, skip
 from trainer.feeds.pipelines import PREFETCHED, check_draws, count_of_shuffles, parts_of
+from trainer.peers import spans_processes
 
 tree = keras.tree
 _ANOTHER = (
     "The tf.data pipeline is another one than that of the snapshot: make it as it was, or give "
     "another directory."
+)
+_OF_WHOLE_BATCHES = (
+    tf.data.experimental.AutoShardPolicy.AUTO,
+    tf.data.experimental.AutoShardPolicy.DATA,
 )
 _SHARE = 100  # of the time goes by until what an iterator holds is looked up again
 
@@ -232,6 +237,25 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     if not hasattr(dataset, PREFETCHED):
         setattr(dataset, PREFETCHED, dataset.prefetch(tf.data.AUTOTUNE))
     return getattr(dataset, PREFETCHED)
+
+
+def by_policy(dataset: Any, strategy: tf.distribute.Strategy | None) -> Any:
+    """Returns `dataset`, split among processes where its options name a policy for that.
+
+    Without one, or by `DATA`, each process reads all batches, and replicas take their rows of them:
+    the batches are those of one device. By `FILE`, `HINT` and `OFF` TensorFlow gives each process
+    batches of its own.
+
+    Args:
+        dataset: a dataset; one that `tf.distribute` made is taken as it is.
+        strategy: the strategy, or `None`.
+    """
+    if strategy is None or not isinstance(dataset, tf.data.Dataset):
+        return dataset
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    if policy in _OF_WHOLE_BATCHES or not spans_processes(strategy):
+        return dataset
+    return strategy.experimental_distribute_dataset(dataset)
 
 
 def weigh_classes(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
