@@ -1,9 +1,9 @@
 """Trainings on replicas, to be run in processes of their own.
 
-    python -m tests.replicated DIRECTORY DEVICES
+    python -m tests.replicated DIRECTORY DEVICES WORKERS NAME ...
 
-trains all `TRAININGS` on so many devices of this process, or, where `TF_CONFIG` names workers, on
-all of them together, and writes what each ends with.
+trains those of `TRAININGS` on so many devices of one process, or on so many workers, and writes
+what each of them ends with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests import conftest  # noqa: F401  # threads as under test
+from tests import cluster, conftest  # noqa: F401  # threads as under test
 from tests.gans import LATENT, linear_discriminator, linear_generator
 from tests.models import mlp, numbers
 from trainer import CustomTrainer, GANTrainer
@@ -133,7 +133,7 @@ def batches_of_worker(strategy: tf.distribute.Strategy) -> Any:
 
 def lines_of_files() -> tf.data.Dataset:
     """Returns rows of text files, which workers are to have files of their own of."""
-    folder = Path(sys.argv[1]).parent / f"files of {os.getpid()}"
+    folder = Path(sys.argv[1]) / f"files of {os.getpid()}"
     folder.mkdir()
     for number in range(8):
         lines = (",".join(map(str, row)) for row in X[number * 10 : number * 10 + 10 - number])
@@ -286,10 +286,22 @@ def strategy_for(devices: int) -> tf.distribute.Strategy:
 
 def train(strategy: tf.distribute.Strategy, directory: Path, names: list[str]) -> None:
     """Trains, and writes what each training ends with."""
-    directory.mkdir(parents=True)
+    directory.mkdir()
     for name in names:
         np.savez(directory / f"{name}.npz", **TRAININGS[name](strategy))
 
 
+def train_on_all(directory: Path, devices: int, workers: int, names: list[str]) -> None:
+    """Trains in processes forked from this one."""
+
+    def worker(number: int) -> None:
+        train(strategy_for(devices), directory / str(number), names)
+
+    for ended in cluster.run(worker, directory, workers, limit=300):
+        if ended.code:
+            sys.exit(ended.printed[-5000:])
+
+
 if __name__ == "__main__":
-    train(strategy_for(int(sys.argv[2])), Path(sys.argv[1]), sys.argv[3:] or list(TRAININGS))
+    folder, devices, workers, *names = sys.argv[1:]
+    train_on_all(Path(folder), int(devices), int(workers), names)
