@@ -8,6 +8,7 @@ what each of them ends with.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -167,13 +168,14 @@ def trainer(
     *layers: Callable[[], keras.layers.Layer],
     kind: type[CustomTrainer] = CustomTrainer,
     metrics: tuple = ("accuracy",),
+    **of_optimizer: Any,
 ) -> CustomTrainer:
     keras.utils.set_random_seed(7)
     with strategy.scope():
         model = mlp(*(make() for make in layers), activation="sigmoid")
         return kind(
             model,
-            optimizer=keras.optimizers.Adam(0.01),
+            optimizer=keras.optimizers.Adam(0.01, **of_optimizer),
             loss="binary_crossentropy",
             metrics=[make() if callable(make) else make for make in metrics],
             jit_compile=False,
@@ -248,6 +250,13 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "add_loss": lambda strategy: fit(trainer(strategy, AddsLoss), **ARRAYS),
     "sample_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, sample_weight=WEIGHTS),
     "class_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, class_weight={0: 1, 1: 3}),
+    "each gradient clipped": lambda strategy: fit(trainer(strategy, clipnorm=0.02), **ARRAYS),
+    "gradients clipped together": lambda strategy: fit(
+        trainer(strategy, global_clipnorm=0.02), **ARRAYS
+    ),
+    "numbers of gradients clipped": lambda strategy: fit(
+        trainer(strategy, clipvalue=0.01), **ARRAYS
+    ),
     "AUC": lambda strategy: fit(trainer(strategy, metrics=(keras.metrics.AUC,)), **ARRAYS),
     "a step of its own": lambda strategy: fit(trainer(strategy, kind=LogsMore), **ARRAYS),
     "logs of each step": fit_logging_each_step,
@@ -272,6 +281,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
 }
 
 
+@functools.cache
 def strategy_for(devices: int) -> tf.distribute.Strategy:
     """Returns a strategy of all workers, or of so many devices of this process."""
     if "TF_CONFIG" in os.environ:

@@ -215,6 +215,19 @@ def test_wgan_gp_sees_more_digits_than_before_training(tmp_path):
     assert picture(tmp_path / "epoch_0008.png").shape == (8 * 28, 8 * 28, 1)
 
 
+def distances_in(out):
+    """Returns what a run of the Wasserstein GAN says of the distance: the most, and at the end."""
+    return [float(found) for found in re.findall(r"(?:at most|at the end) (-?\d+\.\d+)", out)]
+
+
+def test_wgan_gp_on_two_devices_agrees_with_one(tmp_path):
+    one = output_of("wgan_gp", "--epochs", 8, "--output", tmp_path)
+    two = output_of("wgan_gp", "--epochs", 8, "--output", tmp_path, "--devices", 2)
+    # Each device draws latent points of its own, so the numbers are alike and not the same.
+    assert distances_in(two) == pytest.approx(distances_in(one), rel=0.15)
+    assert two != one
+
+
 def test_cyclegan_comes_nearer_to_the_true_counterparts(tmp_path):
     out = output_of("cyclegan", "--epochs", 4, "--output", tmp_path)
     found = re.findall(r"off by (\d\.\d{3}) to white, (\d\.\d{3}) to print", out)

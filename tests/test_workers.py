@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,41 @@ def weights_in(path: Path) -> dict[str, np.ndarray]:
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert list(found) == list(expected)
+    assert set(found) == set(expected)
     for key in expected:
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_a_step_that_is_not_finite_is_recorded_and_left_out_as_on_one_device(tmp_path):
+    runs = dict(run("failing", tmp_path))
+    for name, ended in runs.items():
+        assert_ended_well(ended)
+        for number, one in enumerate(ended):
+            assert "told: Step 12, counted from 0, is not finite: loss is nan; " in one.printed
+            assert "part 0 of the batch is not finite in row 4" in one.printed
+            assert "replayed: nan" in one.printed
+            with (
+                np.load(tmp_path / name / f"ended-{number}.npz") as found,
+                np.load(tmp_path / "one" / "ended-0.npz") as expected,
+            ):
+                assert_close(dict(found), dict(expected))
+    assert list(runs) == ["one", "devices", "processes"]
+
+
+def test_ray_starts_workers_anew_and_they_end_with_the_undisturbed_numbers(tmp_path):
+    pytest.importorskip("ray", reason="Ray is an extra")
+
+    def told(example: str, *options: str | Path) -> str:
+        command = [sys.executable, ROOT / "examples" / f"{example}.py", "--epochs", "3", *options]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-5000:]
+        return ended.stdout + ended.stderr
+
+    out = told("ray_train", "--lose-worker-at", "50", "--output", tmp_path)
+    assert (tmp_path / "lost").exists()
+    assert "Training goes on from" in out
+    alone = told("multi_worker")
+    for name in ("loss", "accuracy"):
+        (found,) = re.findall(rf"^val_{name} after 3 epochs: (.*)$", out, re.MULTILINE)
+        (expected,) = re.findall(rf"^{name} on 360 held-out digits: (.*)$", alone, re.M | re.I)
+        assert f"{float(found):.4f}" == expected

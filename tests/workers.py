@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
 from tests.models import labels, mlp, numbers
-from trainer import CustomTrainer
+from tests.replicated import strategy_for
+from trainer import CustomTrainer, NonFiniteError
 from trainer.callbacks import NaNGuard, ProgressBar, Snapshots
 from trainer.snapshots import writer
 from trainer.snapshots.variables import training_variables, values
@@ -37,27 +37,22 @@ KILLS = 5
 Callback = keras.callbacks.Callback
 
 
-def strategy() -> tf.distribute.Strategy:
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
 def network() -> keras.Model:
     normalization = keras.layers.BatchNormalization()
     return mlp(normalization, keras.layers.Dropout(0.2), activation="sigmoid")
 
 
-def trainer(build: Callable[[], keras.Model] = network, **how: Any) -> CustomTrainer:
+def trainer(build: Callable[[], keras.Model] = network, devices: int = 1) -> CustomTrainer:
+    strategy = strategy_for(devices)
     keras.utils.set_random_seed(7)
-    with strategy().scope():
+    with strategy.scope():
         return CustomTrainer(
             build(),
             optimizer=keras.optimizers.Adam(0.01),
             loss="binary_crossentropy",
             metrics=["accuracy", keras.metrics.AUC(name="auc")],
             jit_compile=False,
-            **{"seed": 5, **how},
+            seed=5,
         )
 
 
@@ -235,6 +230,31 @@ def network_for_writing() -> keras.Model:
     return mlp(activation="sigmoid")
 
 
+def failing(directory: Path) -> None:
+    """A training with a batch that is not finite, on one device, on two, and in two processes."""
+    x = X.copy()
+    x[100] = np.nan  # the thirteenth batch has it
+
+    def worker(number: int, folder: Path, devices: int) -> None:
+        made = trainer(network_for_writing, devices)
+        how = {"x": x, "shuffle": False}
+        try:
+            fit(made, NaNGuard(folder / "failures"), **how)
+        except NonFiniteError as error:
+            print(f"told: {error}", flush=True)
+            replayed = made.replay(folder / "failures" / "step-12")
+            print(f"replayed: {replayed['loss']}", flush=True)
+        skipping = NaNGuard(folder / "skipped", skips=EPOCHS)
+        made = trainer(network_for_writing, devices)
+        fit(made, skipping, **how)
+        assert skipping.skipped == EPOCHS
+        write_outcome(made, folder / f"ended-{number}.npz")
+
+    for name, devices, count in (("one", 1, 1), ("devices", 2, 1), ("processes", 1, 2)):
+        folder = directory / name
+        run_and_tell(name, folder, lambda n, f=folder, d=devices: worker(n, f, d), count)
+
+
 def callbacks_that_write(directory: Path) -> list[Callback]:
     names = keras.callbacks
     return [
@@ -283,6 +303,7 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
     "terminated": terminated,
     "differing": differing,
     "writing": writing,
+    "failing": failing,
 }
 
 

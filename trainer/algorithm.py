@@ -13,6 +13,7 @@ from trainer.feeds import Batch
 from trainer.networks import trained_networks
 from trainer.peers import Peers, peers_of
 from trainer.shares import current_share, own, own_rows
+from trainer.sums import apply_on_replicas
 
 tree = keras.tree
 
@@ -164,7 +165,10 @@ class Algorithm:
         if share := current_share():
             scale *= tf.cast(share.rows / share.of, scale.dtype)
         gradients = tape.gradient(loss, variables, output_gradients=scale)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if share:
+            apply_on_replicas(optimizer, gradients, variables)
+        else:
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:
         """Adds `loss`, the mean over the rows of `x`, to the running `loss` of the logs."""

@@ -31,6 +31,7 @@ from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
+from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
 from trainer.networks import Networks, learning_rates
@@ -243,7 +244,7 @@ class CustomTrainer(Algorithm):
                         validation=validation,
                         validation_freq=validation_freq,
                         resumed=session.resumed,
-                        between=session.between,
+                        between=session,
                         validating=session.validating,
                     )
         return self.model.history
@@ -441,7 +442,7 @@ class CustomTrainer(Algorithm):
 
     @contextlib.contextmanager
     def _session_of(
-        self, run: loop.Run, validation: loop.Run | None, plan: dict[str, Any]
+        self, run: Run, validation: Run | None, plan: dict[str, Any]
     ) -> Iterator[Session]:
         """Opens the session of a `fit`, for snapshots by hand and by callbacks."""
         before = self._session
@@ -555,9 +556,7 @@ class CustomTrainer(Algorithm):
                 if isinstance(callback, ProgressBar):
                     callback.close()
 
-    def _run(
-        self, mode: Mode, feed: Feed, hooks: Hooks, steps: int | None, epochs: int = 1
-    ) -> loop.Run:
+    def _run(self, mode: Mode, feed: Feed, hooks: Hooks, steps: int | None, epochs: int = 1) -> Run:
         length = steps or feed.steps
         choice = self._programs.choose_xla(mode, feed, planned=length and length * epochs)
         program = self._programs.program(mode, choice)
@@ -565,7 +564,7 @@ class CustomTrainer(Algorithm):
         self._explanations[mode] = functools.partial(
             explanation, mode, program, hooks, at_once, choice
         )
-        return loop.Run(
+        return Run(
             *(mode, program, feed, hooks, steps),
             steps_per_execution=at_once,
             under_xla=choice.groups,

@@ -1,16 +1,14 @@
-"""The loop: epochs, groups of steps, validation, and the hooks in their order."""
+"""The loop: epochs, validation, and the hooks in their order."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import itertools
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 
@@ -18,41 +16,10 @@ from trainer import checks
 from trainer.algorithm import Algorithm
 from trainer.callbacks.for_network import unwrapped
 from trainer.collecting import Ran
-from trainer.errors import add_note, placed
-from trainer.feeds import Feed
-from trainer.hooks import Hooks, python_logs
+from trainer.groups import Run, agree_to_stop, groups
+from trainer.hooks import python_logs
 from trainer.outputs import collected
-from trainer.peers import Peers
-from trainer.program import Program
 from trainer.progress import Progress
-from trainer.watching import Mode
-
-
-class Run(NamedTuple):
-    """What one `fit`, `evaluate` or `predict` runs on.
-
-    Attributes:
-        mode: `"train"`, `"test"` or `"predict"`.
-        program: the compiled step.
-        feed: the batches.
-        hooks: the callbacks.
-        steps: steps an epoch, or `None` for a whole pass of the feed.
-        steps_per_execution: steps from one batch hook to the next, where the user asked for more
-            than one; otherwise a group is as long as the callbacks and the clock allow.
-        under_xla: whether XLA may compile the steps of a group together.
-        peers: the processes that run it together.
-        learning_rates: what the chief says of them counts.
-    """
-
-    mode: Mode
-    program: Program
-    feed: Feed
-    hooks: Hooks
-    steps: int | None
-    steps_per_execution: int = 1
-    under_xla: bool = False
-    peers: Peers = Peers()
-    learning_rates: Sequence[keras.Variable] = ()
 
 
 class Place(NamedTuple):
@@ -68,6 +35,16 @@ class Place(NamedTuple):
     epoch: int
     step: int = 0
     logs: dict[str, Any] | None = None
+
+
+class Between(Protocol):
+    """What comes between two groups or two epochs, apart from hooks."""
+
+    def wishes(self, place: Place) -> tuple[bool, ...]:
+        """Returns what this process wants to do at `place`, an answer to each of some questions."""
+
+    def act(self, *wishes: bool) -> None:
+        """Does at that place what one of the processes that train together wants."""
 
 
 class Resumed(NamedTuple):
@@ -93,7 +70,7 @@ def train(
     validation: Run | None = None,
     validation_freq: int | Sequence[int] = 1,
     resumed: Resumed | None = None,
-    between: Callable[[Place], None] | None = None,
+    between: Between | None = None,
     validating: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> None:
     """Trains for epochs `initial_epoch` to `epochs` - 1.
@@ -119,7 +96,7 @@ def train(
         validation: the evaluation after an epoch.
         validation_freq: every how many epochs, or after which, counted from 1.
         resumed: the training to go on with, if it is one.
-        between: told the place between two groups and after each epoch, once all hooks were called.
+        between: comes between two groups and after each epoch, once all hooks were called.
         validating: goes around each validation.
     """
     model, hooks = algorithm.model, run.hooks
@@ -156,9 +133,7 @@ def train(
                 epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
         hooks.epoch_end(epoch, epoch_logs)
-        if between:
-            between(Place(epoch + 1, logs=epoch_logs))
-        if _is_to_stop(run, model):
+        if _ends_with(model, run, Place(epoch + 1, logs=epoch_logs), between):
             break
     if epochs > 0:
         algorithm.finalize_weights()
@@ -203,102 +178,6 @@ def predict(model: keras.Model, run: Run) -> Any:
     if outputs is None:
         raise ValueError(_NO_BATCH)
     return outputs
-
-
-def groups(
-    run: Run,
-    model: keras.Model,
-    epoch: str = "",
-    count: Callable[[int], None] = int,
-    first: int = 0,
-) -> Iterator[Ran]:
-    """Runs the groups of one epoch, batch hooks around each; yields what each ran.
-
-    Args:
-        run: what to run.
-        model: asked after each group whether to end here.
-        epoch: the epoch, for messages.
-        count: told how many steps a group had, before its hooks.
-        first: the step to begin with.
-    """
-    feed, hooks = run.feed, run.hooks
-    place = f"{_DOING[run.mode]}, {epoch}step"
-    while not feed.ended and (run.steps is None or first < run.steps):
-        with placed(f"{place} {first}"):
-            hooks.group_begin(run.mode, first)
-        try:
-            # A run that is to stop has its next batch still, as in Keras.
-            most = 1 if getattr(model, _STOPS[run.mode]) else run.program.pace.steps
-            ran = _next_group(run, first, most, place, count)
-        except StopIteration:
-            feed.exhausted = True
-            if run.steps and first:
-                _warn_of_early_end(first, run.steps)
-            return
-        # A last group that is a short one counts like the others, as in Keras.
-        following = first + max(ran.steps, run.steps_per_execution)
-        with placed(f"{place} {following - 1}"):
-            hooks.group_end(run.mode, first, following - 1, ran)
-        yield ran
-        if _is_to_stop(run, model):
-            return
-        first = following
-
-
-def _is_to_stop(run: Run, model: keras.Model) -> bool:
-    """Returns whether a callback, of whichever process, asked to stop, and lets `model` know."""
-    (stops,) = run.peers.of_any(getattr(model, _STOPS[run.mode]))
-    if stops:
-        setattr(model, _STOPS[run.mode], True)
-    return stops
-
-
-def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[int], None]) -> Ran:
-    """Runs the group that starts with step `first`."""
-    at_once, how = run.steps_per_execution, {}
-    if at_once == 1:
-        watch = run.hooks.watch(run.mode)
-        k = watch.reach(first, min(most, (run.steps or sys.maxsize) - first))
-        k, reads_each = _agreed(run, k, watch.reads_each)
-        how = {"each": reads_each, "until": watch.until}
-    else:
-        k, _ = _agreed(run, at_once, False)
-    ran = _call(run, first, k, place, count, **how)
-    with contextlib.suppress(StopIteration):
-        while ran.steps < at_once:
-            done = ran.steps
-            ran = ran.followed_by(_call(run, first + done, at_once - done, place, count))
-    return ran
-
-
-def _agreed(run: Run, k: int, reads_each: bool) -> tuple[int, bool]:
-    """Returns what the chief says of the next group, and takes over its learning rates.
-
-    All of it may follow from what a process alone knows: its clock, its callbacks.
-    """
-    if run.peers.count == 1:
-        return k, reads_each
-    mine = [float(rate.numpy()) for rate in run.learning_rates]
-    k, reads_each, *rates = run.peers.of_chief(k, reads_each, *mine)
-    for variable, before, rate in zip(run.learning_rates, mine, rates, strict=True):
-        if rate != before:
-            variable.assign(rate)
-    return int(k), bool(reads_each)
-
-
-def _call(
-    run: Run, first: int, k: int, place: str, count: Callable[[int], None], **how: Any
-) -> Ran:
-    program, started = run.program, time.perf_counter()
-    try:
-        ran = program.run(run.feed, k, under_xla=run.under_xla, **how)
-        program.pace.took(ran.steps, time.perf_counter() - started)
-    except Exception as error:
-        add_note(error, f"(while {place} {first + program.done})")
-        raise
-    finally:
-        count(program.done)
-    return ran
 
 
 def _begin_epoch(algorithm: Algorithm, run: Run, progress: Progress, epoch: int) -> None:
@@ -348,16 +227,25 @@ def _train_epoch(
     run: Run,
     progress: Progress,
     place: Place,
-    between: Callable[[Place], None] | None,
+    between: Between | None,
 ) -> dict[str, Any] | None:
     """Runs the steps of an epoch; returns the logs of the last, or `None` if there was no batch."""
     if not (place.step and model.stop_training):
         for ran in _epoch_groups(model, run, progress, place):
             place = Place(place.epoch, place.step + ran.steps, ran.outputs)
-            if between:
-                between(place)
+            if _ends_with(model, run, place, between):
+                break
     run.feed.epoch_ended()
     return place.logs
+
+
+def _ends_with(model: keras.Model, run: Run, place: Place, between: Between | None) -> bool:
+    """Lets come what comes at `place`; returns whether training is to stop there."""
+    wishes = between.wishes(place) if between else ()
+    stops, *agreed = agree_to_stop(run, model, *wishes)
+    if between:
+        between.act(*agreed)
+    return stops
 
 
 def _epoch_groups(model: keras.Model, run: Run, progress: Progress, place: Place) -> Iterator[Ran]:
@@ -378,28 +266,24 @@ def is_due(number: int, frequency: int | Sequence[int]) -> bool:
 def _pass(run: Run, model: keras.Model) -> Iterator[Any]:
     run.feed.epoch_began()
     run.feed.rewind(0)
-    yield from groups(run, model)
+    for ran in groups(run, model):
+        yield ran
+        (stops,) = agree_to_stop(run, model)
+        if stops:
+            break
     run.feed.epoch_ended()
 
 
 def _epoch_logs(algorithm: Algorithm, run: Run, logs: dict[str, Any]) -> dict[str, Any]:
     # A callback may have changed the metrics since the last step. To read them takes all processes,
     # which need not have the same callbacks.
-    unwatched = logs and run.peers.count == 1 and not run.hooks.watch(run.mode).watchers
+    unwatched = logs and (run.peers.count > 1 or not run.hooks.watch(run.mode).watchers)
     return logs if unwatched and run.program.returns_results else algorithm.epoch_logs(logs)
 
 
 def _last_outputs(groups: Iterator[Ran]) -> Any | None:
     last = collections.deque(groups, maxlen=1)
     return last[0].outputs if last else None
-
-
-def _warn_of_early_end(done: int, steps: int) -> None:
-    warnings.warn(
-        f"The data ended after {done} of {steps} steps, and so did the epoch: ask for fewer steps, "
-        "or give a dataset with .repeat().",
-        stacklevel=8,
-    )
 
 
 def _end_without_batch(epoch: int, is_first: bool) -> None:
@@ -422,6 +306,4 @@ def _warn_of_no_validation(epoch: int) -> None:
     )
 
 
-_DOING = {"train": "training", "test": "evaluating", "predict": "predicting"}
-_STOPS = {"train": "stop_training", "test": "stop_evaluating", "predict": "stop_predicting"}
 _NO_BATCH = "The data gave no batch: expected at least one."

@@ -18,6 +18,7 @@ from trainer.feeds import Feed
 from trainer.labels import guard_labels
 from trainer.program import PredictProgram, Program
 from trainer.replicas import Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
+from trainer.sums import read_at_once
 from trainer.watching import Mode
 
 
@@ -107,7 +108,7 @@ class Programs:
                 replicas=self._replicas(mode),
                 run_eagerly=model.run_eagerly,
                 jit_compile=choice.steps,
-                results=self._algorithm.metric_results if self._returns_results(mode) else None,
+                results=self._metric_results if self._returns_results(mode) else None,
                 explain=lambda error, batch: raise_clearer(error, known_inputs(mode), batch),
             )
             self._programs[mode] = (made_by, program)
@@ -120,7 +121,14 @@ class Programs:
             return Replicas(strategy)
         if mode == "predict":
             return ReplicasWithRows(strategy, self._algorithm.seeds)
-        return ReplicasWithLogs(strategy, self._algorithm.seeds, self._algorithm.metric_results)
+        return ReplicasWithLogs(strategy, self._algorithm.seeds, self._metric_results)
+
+    def _metric_results(self) -> dict[str, tf.Tensor]:
+        """Returns what the metrics say of the rows of all replicas."""
+        algorithm = self._algorithm
+        variables = [variable for metric in algorithm.metrics for variable in metric.variables]
+        strategy = algorithm.model.distribute_strategy
+        return read_at_once(strategy, variables, algorithm.metric_results)
 
     def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
         """Returns the step of `mode` with what can be checked of its batch and its result."""

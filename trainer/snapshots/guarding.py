@@ -16,8 +16,8 @@ from trainer.callbacks.for_network import unwrapped
 from trainer.callbacks.nan_guard import NaNGuard
 from trainer.collecting import Ran
 from trainer.feeds import Batch, Feed
+from trainer.groups import Run
 from trainer.hooks import python_logs
-from trainer.loop import Run
 from trainer.networks import build_optimizers
 from trainer.program import Program, Until
 from trainer.progress import Progress

@@ -52,6 +52,7 @@ class Session:
     def __init__(self, state: TrainingState, restored: Contents | None, peers: Peers):
         self.resumed = state.resumed(restored) if restored else None
         self._state = state
+        self._place = self.resumed and self.resumed.place
         self._peers = peers
         self._wanted: list[Path] = []
 
@@ -75,11 +76,15 @@ class Session:
         if is_wanted:
             self._write_wanted(contents())
 
-    def between(self, place: Place) -> None:
-        """Writes what is due at `place`."""
-        (is_wanted,) = self._peers.of_any(bool(self._wanted))
+    def wishes(self, place: Place) -> tuple[bool, ...]:
+        """Returns whether a snapshot was asked for by hand."""
+        self._place = place
+        return (bool(self._wanted),)
+
+    def act(self, is_wanted: bool) -> None:
+        """Writes what was asked for."""
         if is_wanted:
-            self._write_wanted(self._state.taken(place))
+            self._write_wanted(self._state.taken(self._place))
 
     def _write_wanted(self, contents: Contents) -> None:
         while self._wanted:
@@ -117,7 +122,7 @@ class KeptSession(Session):
         self._callback = callback
         self._writer = writer
         self._fit = fit
-        self._place, self._has_moved = self.resumed and self.resumed.place, False
+        self._has_moved = False
         step = restored.facts["progress"]["step"] if restored else progress.step
         self._step, self._time = step, time.monotonic()  # of the last one
         self._held: tuple[str, Contents] | None = None
@@ -135,13 +140,16 @@ class KeptSession(Session):
         """Whether a snapshot that is due is taken, and does not wait for the writer's pause."""
         return self._writer.is_ready
 
-    def between(self, place: Place) -> None:  # noqa: D102
-        self._place, self._has_moved = place, True
+    def wishes(self, place: Place) -> tuple[bool, ...]:
+        """Returns whether a snapshot was asked for, whether to end, and whether one is due."""
+        self._has_moved = True
         # The writer is the chief's, and so is the clock that counts.
         is_due = self._peers.is_chief and self._is_due(place)
-        is_wanted, ends, is_due = self._peers.of_any(bool(self._wanted), self.is_ending, is_due)
-        if is_wanted:
-            self._write_wanted(self._state.taken(place))
+        return *super().wishes(place), self.is_ending, is_due
+
+    def act(self, is_wanted: bool, ends: bool, is_due: bool) -> None:
+        """Writes what was asked for and what is due, and ends training."""
+        super().act(is_wanted)
         if ends:
             self._held = self._taken()
             self._end()

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from trainer.algorithm import Algorithm
 from trainer.feeds import Feed
-from trainer.loop import Place, Resumed, Run
+from trainer.groups import Run
+from trainer.loop import Place, Resumed
 from trainer.progress import Progress
 from trainer.snapshots.algorithm import AlgorithmState, refuse
 from trainer.snapshots.callbacks import CallbackStates
