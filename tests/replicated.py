@@ -197,9 +197,11 @@ def outcome(made: CustomTrainer, **more: Any) -> Outcome:
 
 def fit(made: CustomTrainer, **how: Any) -> Outcome:
     """Returns what a training, an evaluation and a prediction end with."""
+    untrained = made.predict(X, BATCH, verbose=0)
     made.fit(**{"epochs": EPOCHS, "verbose": 0, **HELD_OUT, **how})
     return outcome(
         made,
+        untrained=untrained,
         evaluated=made.evaluate(X, Y, BATCH, verbose=0),
         predicted=made.predict(X, BATCH, verbose=0),
     )
@@ -236,8 +238,10 @@ def fit_gan(strategy: tf.distribute.Strategy) -> Outcome:
             g_optimizer=keras.optimizers.Adam(0.01),
             seed=5,
         )
+    untrained = made.predict(numbers(41, LATENT), BATCH, verbose=0)
     made.fit(IMAGES, batch_size=BATCH, epochs=EPOCHS, verbose=0, validation_data=IMAGES[:41])
-    return outcome(made, predicted=made.predict(numbers(41, LATENT), BATCH, verbose=0))
+    predicted = made.predict(numbers(41, LATENT), BATCH, verbose=0)
+    return outcome(made, untrained=untrained, predicted=predicted)
 
 
 def regularized() -> keras.layers.Layer:

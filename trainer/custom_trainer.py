@@ -210,7 +210,7 @@ class CustomTrainer(Algorithm):
             )
         self._check_arrays(x, y)
         training = self._opened(
-            "steps_per_epoch",
+            *("train", "steps_per_epoch"),
             (x, y, sample_weight),
             steps=steps_per_epoch,
             epochs=epochs - initial_epoch,
@@ -222,7 +222,7 @@ class CustomTrainer(Algorithm):
         if validation_data is not None:
             validations = range(initial_epoch + 1, epochs + 1)
             held_out = self._opened(
-                "validation_steps",
+                *("test", "validation_steps"),
                 keras.utils.unpack_x_y_sample_weight(validation_data),
                 steps=validation_steps,
                 evaluations=sum(loop.is_due(number, validation_freq) for number in validations),
@@ -281,7 +281,7 @@ class CustomTrainer(Algorithm):
         """
         self._check_compiled("evaluate", "test")
         data = (x, y, sample_weight)
-        opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
+        opened = self._opened("test", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
             logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
         return logs if return_dict else self._in_order(logs)
@@ -312,7 +312,7 @@ class CustomTrainer(Algorithm):
             ValueError: the data or an argument does not fit.
         """
         data = (x, None, None)
-        opened = self._opened("steps", data, steps=steps, batch_size=batch_size)
+        opened = self._opened("predict", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
             return loop.predict(self.model, self._run("predict", feed, hooks, steps))
 
@@ -483,6 +483,7 @@ class CustomTrainer(Algorithm):
     @contextlib.contextmanager
     def _opened(
         self,
+        mode: Mode,
         argument: str,
         data: tuple,
         *,
@@ -494,6 +495,7 @@ class CustomTrainer(Algorithm):
         """Opens the feed of `data`, checked to have what is asked of it.
 
         Args:
+            mode: the mode of the run.
             argument: the name that the user gave `steps` by.
             data: x, y and sample weights.
             steps: batches to take each time, `None` for all.
@@ -519,7 +521,7 @@ class CustomTrainer(Algorithm):
             with contextlib.closing(feed):
                 checks.enough_data(feed, argument, steps, epochs)
                 check_alike(self.peers, lambda: facts_of_data(_DATA_OF[argument], feed, steps))
-                self._programs.build_for_replicas(feed, self.epoch)
+                self._programs.build_for_replicas(mode, feed, self.epoch)
                 yield feed, steps
 
     @contextlib.contextmanager

@@ -57,12 +57,16 @@ class Programs:
         asked = asked if mark is compile_mark(model) else None
         return xla.choose(mode, model, asked, planned, obstacle)
 
-    def build_for_replicas(self, feed: Feed, epoch: int) -> None:
+    def build_for_replicas(self, mode: Mode, feed: Feed, epoch: int) -> None:
         """Makes the variables that a step of several replicas cannot make."""
-        replicas = self._replicas("test")
+        replicas = self._replicas(mode)
         if isinstance(replicas, SeveralReplicas):
             feed.rewind(epoch)
-            self._build(self._algorithm.test_step, replicas.seen_spec(feed.batch_spec()))
+            spec = replicas.seen_spec(feed.batch_spec())
+            if mode != "predict":
+                self._build(self._algorithm.test_step, spec)
+            elif not self._algorithm.model.built:
+                build_state(self._algorithm.model, self._algorithm.predict_step, spec)
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
