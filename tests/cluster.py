@@ -45,6 +45,7 @@ def run(
     directory: Path,
     count: int = 2,
     *,
+    has_chief: bool = False,
     stopped: tuple[int, ...] = (),
     limit: float = LIMIT,
 ) -> list[Ended]:
@@ -54,14 +55,17 @@ def run(
         train: what to run.
         directory: is given what they print.
         count: how many workers.
+        has_chief: whether the first of them is of a job `chief`.
         stopped: those that may stop in their midst; they are killed when the others have ended.
         limit: seconds until all are killed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    addresses = free_addresses(count)
+    cluster = {"worker": free_addresses(count)}
+    if has_chief:
+        cluster = {"chief": cluster["worker"][:1], "worker": cluster["worker"][1:]}
     started = time.time()
     children = {
-        _forked(train, number, addresses, directory / f"printed-{number}"): number
+        _forked(train, number, cluster, directory / f"printed-{number}"): number
         for number in range(count)
     }
     ended: dict[int, tuple[int, float]] = {}
@@ -81,7 +85,9 @@ def run(
     ]
 
 
-def _forked(train: Callable[[int], None], number: int, addresses: list[str], printed: Path) -> int:
+def _forked(
+    train: Callable[[int], None], number: int, cluster: dict[str, list[str]], printed: Path
+) -> int:
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -91,9 +97,9 @@ def _forked(train: Callable[[int], None], number: int, addresses: list[str], pri
         with printed.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        if len(addresses) > 1:
-            task = {"type": "worker", "index": number}
-            cluster = {"worker": addresses}
+        tasks = [(job, index) for job in cluster for index in range(len(cluster[job]))]
+        if len(tasks) > 1:
+            task = dict(zip(("type", "index"), tasks[number], strict=True))
             os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
         train(number)
         code = 0

@@ -7,6 +7,7 @@ runs one of `SCENARIOS`, and prints a line of JSON for each worker of each run o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
 from tests.models import labels, mlp, numbers
@@ -163,7 +165,7 @@ def hung(directory: Path) -> None:
         made.peer_timeout = 3.0
         fit(made, Hangs(number))
 
-    run_and_tell("hung", directory, worker, stopped=(1,))
+    run_and_tell("hung", directory, worker, stopped=(1,), has_chief=True)
 
 
 def terminated(directory: Path) -> None:
@@ -180,6 +182,19 @@ def terminated(directory: Path) -> None:
 
     run_and_tell("in a validation", folder, _trains(folder, None, Terminates(), exit_code=7))
     run_and_tell("gone on", folder, _trains(folder))
+
+
+class Slices(keras.utils.PyDataset):
+    def __init__(self, *arrays: np.ndarray):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, number):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        return tuple(array[rows] for array in self.arrays)
 
 
 def differing(directory: Path) -> None:
@@ -200,6 +215,9 @@ def differing(directory: Path) -> None:
             how = {"x": X + 1}
         elif is_other and what == "epochs":
             how = {"epochs": EPOCHS + 1}
+        elif what in ("shuffle", "PyDataset"):
+            tf.random.set_seed(number)  # as in processes that were given none
+            how = {"x": batches(what == "shuffle", is_other), "y": None, "batch_size": None}
         elif is_other and what == "version":
             keras.__version__ = "0.1"
         callbacks = []
@@ -210,11 +228,18 @@ def differing(directory: Path) -> None:
             fit(made, *callbacks, **how)
         except ValueError as error:
             after = values(training_variables(made))
-            assert made.step == 0
-            assert all((after[name] == before[name]).all() for name in before)
+            if what not in ("shuffle", "PyDataset"):  # which show only in the first group
+                assert made.step == 0
+                assert all((after[name] == before[name]).all() for name in before)
             print(f"told: {error}", flush=True)
 
-    for what in ("weights", "rows", "content", "epochs", "version"):
+    def batches(shuffled: bool, is_other: bool) -> Any:
+        rows = tf.data.Dataset.from_tensor_slices((X, Y))
+        if shuffled:
+            return rows.shuffle(ROWS).batch(BATCH)  # without a seed
+        return Slices(np.flip(X, 0) if is_other else X, Y)
+
+    for what in ("weights", "rows", "content", "epochs", "version", "shuffle", "PyDataset"):
         run_and_tell(what, directory / what, lambda number, what=what: with_other(number, what))
     # A chief that has a snapshot, and a worker that looks for it elsewhere.
     shared = directory / "snapshot" / "snapshots-0"
@@ -253,6 +278,52 @@ def failing(directory: Path) -> None:
     for name, devices, count in (("one", 1, 1), ("devices", 2, 1), ("processes", 1, 2)):
         folder = directory / name
         run_and_tell(name, folder, lambda n, f=folder, d=devices: worker(n, f, d), count)
+
+
+class BreaksOff(Callback):
+    """Is Ctrl-C after a step."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def set_trainer(self, made: CustomTrainer) -> None:
+        self.trainer = made
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.trainer.step == self.step:
+            raise KeyboardInterrupt
+
+
+def broken_off(directory: Path) -> None:
+    """Trainings on two devices that are broken off and gone on with, on all kinds of data."""
+
+    def shuffled() -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(100, seed=4).batch(BATCH)
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "tf.data": shuffled,
+        "split by tf.distribute": lambda: strategy_for(2).experimental_distribute_dataset(
+            shuffled()
+        ),
+        "PyDataset": lambda: Slices(X, Y),
+    }
+
+    def run(name: str, snapshots: Snapshots | None, *callbacks: Callback, **how: Any) -> None:
+        if name in kinds:
+            how = {"x": kinds[name](), "y": None, "batch_size": None}
+        made = trainer(devices=2)
+        fit(made, *([snapshots] if snapshots else []), *callbacks, **how, epochs=2)
+        write_outcome(made, directory / f"{name}, {'gone on' if snapshots else 'undisturbed'}.npz")
+
+    def worker(number: int) -> None:
+        for name in ("arrays", *kinds):
+            run(name, None)
+            with contextlib.suppress(KeyboardInterrupt):
+                run(name, Snapshots(directory / name, every_steps=5), BreaksOff(STEPS + 9))
+            run(name, Snapshots(directory / name))
+
+    run_and_tell("two devices", directory, worker, 1)
 
 
 def callbacks_that_write(directory: Path) -> list[Callback]:
@@ -304,6 +375,7 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
     "differing": differing,
     "writing": writing,
     "failing": failing,
+    "broken off": broken_off,
 }
 
 

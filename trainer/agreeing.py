@@ -43,7 +43,9 @@ def check_alike(peers: Peers, facts: Callable[[], Facts]) -> None:
     """
     if peers.count == 1:
         return
-    chief, *others = (Facts(*json.loads(text)) for text in peers.text_of_each(json.dumps(facts())))
+    chief, *others = (
+        Facts(*json.loads(text)) for text in peers.text_of_each(json.dumps(facts(), default=str))
+    )
     lines = [
         line
         for number, other in enumerate(others, 1)

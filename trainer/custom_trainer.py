@@ -83,6 +83,8 @@ class CustomTrainer(Algorithm):
         array_budget: bytes of arrays that a copy on the device may take; larger ones are read in
             chunks, as are those on disk. `None` stands for a quarter of the free memory on an
             accelerator, and for 16 MiB on a CPU, which reads larger ones faster where they are.
+        peer_timeout: seconds that this process waits, at each group of steps, for the others that
+            train with it.
 
     Raises:
         TypeError: `model` is no Keras model.

@@ -21,6 +21,11 @@ from trainer.watching import Mode
 
 _DOING = {"train": "training", "test": "evaluating", "predict": "predicting"}
 _STOPS = {"train": "stop_training", "test": "stop_evaluating", "predict": "stop_predicting"}
+_OTHER_BATCHES = (
+    "The processes were given different batches. Each reads all of them, and takes its rows of "
+    "each: give what shuffles or draws a seed, or call keras.utils.set_random_seed before the data "
+    "are made; or let tf.distribute split the data."
+)
 
 
 class Run(NamedTuple):
@@ -92,11 +97,18 @@ def agree_to_stop(run: Run, model: keras.Model, *wishes: bool) -> tuple[bool, ..
     """Returns whether to stop, and then each of `wishes`, as one of all processes wants it.
 
     Lets `model` know whether to stop.
+
+    Raises:
+        ValueError: processes were given different batches.
     """
-    stops, *agreed = run.peers.of_any(getattr(model, _STOPS[run.mode]), *wishes)
-    if stops:
+    wishes = (getattr(model, _STOPS[run.mode]), *wishes)
+    if run.peers.count > 1:
+        wishes = run.peers.of_any_if_alike(run.program.seen, *wishes)
+    if wishes is None:
+        raise ValueError(_OTHER_BATCHES)
+    if wishes[0]:
         setattr(model, _STOPS[run.mode], True)
-    return stops, *agreed
+    return wishes
 
 
 def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[int], None]) -> Ran:

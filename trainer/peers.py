@@ -48,6 +48,15 @@ class Peers:
         """Returns for each of several questions whether one of the processes says yes."""
         return flags
 
+    def of_any_if_alike(self, number: int, *flags: bool) -> tuple[bool, ...] | None:
+        """Returns what `of_any` does, `None` where the processes give different numbers.
+
+        Args:
+            number: from 0 to 2**40.
+            flags: the answers to the questions.
+        """
+        return flags
+
     def numbers_of_each(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the numbers that each process gives, equally many, a row a process, float64."""
         return numbers[None].astype(np.float64)
@@ -95,6 +104,11 @@ class SeveralPeers(Peers):
 
     def of_any(self, *flags: bool) -> tuple[bool, ...]:  # noqa: D102
         return tuple((self._sum(np.float64(flags)) > 0).tolist())
+
+    def of_any_if_alike(self, number: int, *flags: bool) -> tuple[bool, ...] | None:  # noqa: D102
+        wanted = number * self.count if self.is_chief else 0
+        total, wanted, *sums = self._sum(np.float64([number, wanted, *flags])).tolist()
+        return tuple(value > 0 for value in sums) if total == wanted else None
 
     def numbers_of_each(self, numbers: np.ndarray) -> np.ndarray:  # noqa: D102
         rows = np.zeros((self.count, numbers.size))

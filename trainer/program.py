@@ -123,6 +123,11 @@ class Program:
             return Ran(1, outputs, stacked([outputs]) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
 
+    @property
+    def seen(self) -> int:
+        """What all batches so far come to, as `Replicas` tells it."""
+        return self._replicas.seen
+
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
         return self._replicas.merged_now(self._run_step(lambda: self._step, batch))

@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from trainer.peers import spans_processes
-from trainer.shares import Step, current_share, on_share
+from trainer.shares import Step, checksum_of_first_row, current_share, on_share
 
 tree = keras.tree
+_SUMS = 2**40  # checksums are below
 _APART = 1_000_003  # between the seeds of two replicas
 
 
@@ -48,6 +49,11 @@ class Replicas:
 
     merged_now = merged  # outside of a graph
 
+    @property
+    def seen(self) -> int:
+        """What all batches so far come to: the same number in processes that saw the same ones."""
+        return 0
+
     def merged_spec(self, spec: Any) -> Any:
         """Returns the spec of what `merged` returns for what has `spec`."""
         return spec
@@ -70,6 +76,12 @@ class SeveralReplicas(Replicas):
         self._seeds = seeds
         self._here = len(strategy.extended.worker_devices)
         self._are_elsewhere = spans_processes(strategy)
+        with tf.init_scope():
+            self._seen = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    @property
+    def seen(self) -> int:  # noqa: D102
+        return int(self._seen.read_value()) % _SUMS
 
     def seen_spec(self, batch_spec: Any) -> Any:
         """Returns the `tf.TypeSpec` of what a replica sees of batches of `batch_spec`."""
@@ -88,7 +100,10 @@ class SeveralReplicas(Replicas):
             with _drawing_apart(self._seeds()):
                 return step(seen)
 
-        return self._strategy.run(on_share, args=(drawing_apart, batch, _is_split(batch)))
+        is_split = _is_split(batch)
+        if self._are_elsewhere and not is_split:
+            self._seen.assign_add(checksum_of_first_row(batch))
+        return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
 
 
 class ReplicasWithRows(SeveralReplicas):

@@ -64,6 +64,28 @@ def on_share(step: Step, batch: Any, is_split: bool) -> tuple[Any, tf.Tensor]:
         _current.reset(before)
 
 
+def checksum_of_first_row(batch: Any) -> tf.Tensor:
+    """Returns an int64 that tells whether two processes were given the same batch."""
+    leaves = [leaf for leaf in tree.flatten(batch) if _has_rows(leaf)]
+    sums = [tf.reduce_sum(_as_integers(_values_of(_slice(leaf, 0, 1)))) for leaf in leaves]
+    return tf.add_n(sums)
+
+
+def _values_of(array: Any) -> tf.Tensor:
+    if isinstance(array, tf.SparseTensor):
+        return array.values
+    return array.flat_values if isinstance(array, tf.RaggedTensor) else array
+
+
+def _as_integers(values: tf.Tensor) -> tf.Tensor:
+    """Returns what tells values of any dtype from others, int64."""
+    if values.dtype == tf.string:
+        return tf.strings.to_hash_bucket_fast(values, 2**40)
+    if values.dtype.is_floating or values.dtype.is_complex:
+        values = tf.bitcast(values, {2: tf.int16, 4: tf.int32}.get(values.dtype.size, tf.int64))
+    return tf.cast(values, tf.int64)
+
+
 def _cut_out(batch: Any) -> tuple[Share, Any]:
     """Returns this replica's share of a batch for all of them, and the rows of it."""
     context = tf.distribute.get_replica_context()
