@@ -1,9 +1,9 @@
 """Trainings on replicas, to be run in processes of their own.
 
-    python -m tests.replicated DIRECTORY DEVICES WORKERS NAME ...
+    python -m tests.replicated DIRECTORY
 
-trains those of `TRAININGS` on so many devices of one process, or on so many workers, and writes
-what each of them ends with.
+trains on one device, and on each of `SETUPS`, those of `TRAININGS` that it has; writes what each of
+them ends with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -168,6 +168,7 @@ def trainer(
     *layers: Callable[[], keras.layers.Layer],
     kind: type[CustomTrainer] = CustomTrainer,
     metrics: tuple = ("accuracy",),
+    jit_compile: bool = False,
     **of_optimizer: Any,
 ) -> CustomTrainer:
     keras.utils.set_random_seed(7)
@@ -178,7 +179,7 @@ def trainer(
             optimizer=keras.optimizers.Adam(0.01, **of_optimizer),
             loss="binary_crossentropy",
             metrics=[make() if callable(make) else make for make in metrics],
-            jit_compile=False,
+            jit_compile=jit_compile,
             seed=5,
         )
 
@@ -207,9 +208,15 @@ def fit(made: CustomTrainer, **how: Any) -> Outcome:
     )
 
 
+def fit_alone(made: CustomTrainer, **how: Any) -> Outcome:
+    """Returns what a training ends with that is followed by nothing."""
+    made.fit(**ARRAYS, **how, epochs=EPOCHS, verbose=0)
+    return outcome(made)
+
+
 def fit_logging_each_step(strategy: tf.distribute.Strategy) -> Outcome:
     keeps = KeepsLogs()
-    ended = fit(trainer(strategy), **ARRAYS, callbacks=[keeps])
+    ended = fit_alone(trainer(strategy), callbacks=[keeps])
     return {**ended, "logs": [[logs[key] for key in sorted(logs)] for logs in keeps.logs]}
 
 
@@ -223,7 +230,7 @@ def number_and_count() -> tuple[int, int]:
 
 def fit_and_stop(strategy: tf.distribute.Strategy, **how: Any) -> Outcome:
     number, count = number_and_count()
-    return fit(trainer(strategy), **ARRAYS, callbacks=[StopsTheLast(number == count - 1, **how)])
+    return fit_alone(trainer(strategy), callbacks=[StopsTheLast(number == count - 1, **how)])
 
 
 def fit_gan(strategy: tf.distribute.Strategy) -> Outcome:
@@ -250,24 +257,23 @@ def regularized() -> keras.layers.Layer:
 
 TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "a plain model": lambda strategy: fit(trainer(strategy, regularized), **ARRAYS),
-    "in order": lambda strategy: fit(trainer(strategy), **ARRAYS, shuffle=False),
+    "in order": lambda strategy: fit_alone(trainer(strategy), shuffle=False),
     "add_loss": lambda strategy: fit(trainer(strategy, AddsLoss), **ARRAYS),
+    "with XLA": lambda strategy: fit_alone(trainer(strategy, jit_compile=True)),
     "sample_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, sample_weight=WEIGHTS),
-    "class_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, class_weight={0: 1, 1: 3}),
-    "each gradient clipped": lambda strategy: fit(trainer(strategy, clipnorm=0.02), **ARRAYS),
-    "gradients clipped together": lambda strategy: fit(
-        trainer(strategy, global_clipnorm=0.02), **ARRAYS
+    "class_weight": lambda strategy: fit_alone(trainer(strategy), class_weight={0: 1, 1: 3}),
+    "each gradient clipped": lambda strategy: fit_alone(trainer(strategy, clipnorm=0.02)),
+    "gradients clipped together": lambda strategy: fit_alone(
+        trainer(strategy, global_clipnorm=0.02)
     ),
-    "numbers of gradients clipped": lambda strategy: fit(
-        trainer(strategy, clipvalue=0.01), **ARRAYS
-    ),
+    "numbers of gradients clipped": lambda strategy: fit_alone(trainer(strategy, clipvalue=0.01)),
     "AUC": lambda strategy: fit(trainer(strategy, metrics=(keras.metrics.AUC,)), **ARRAYS),
     "a step of its own": lambda strategy: fit(trainer(strategy, kind=LogsMore), **ARRAYS),
     "logs of each step": fit_logging_each_step,
     "one stops in an epoch": lambda strategy: fit_and_stop(strategy, after_batch=(1, 2)),
     "one stops after an epoch": fit_and_stop,
-    "other learning rates": lambda strategy: fit(
-        trainer(strategy), **ARRAYS, callbacks=[SetsLearningRate(number_and_count()[0])]
+    "other learning rates": lambda strategy: fit_alone(
+        trainer(strategy), callbacks=[SetsLearningRate(number_and_count()[0])]
     ),
     "tf.data": lambda strategy: fit(trainer(strategy), x=batches()),
     "tf.data, split already": lambda strategy: fit(
@@ -305,17 +311,35 @@ def train(strategy: tf.distribute.Strategy, directory: Path, names: list[str]) -
         np.savez(directory / f"{name}.npz", **TRAININGS[name](strategy))
 
 
-def train_on_all(directory: Path, devices: int, workers: int, names: list[str]) -> None:
+class Setup(NamedTuple):
+    """Devices of a process, and processes, and what they train."""
+
+    devices: int
+    workers: int
+    names: list[str]
+
+
+SOME = ["a plain model", "add_loss", "sample_weight", "AUC", "a GAN"]  # for there are two cores
+SETUPS = {
+    "1 device": Setup(1, 1, list(TRAININGS)),
+    "2 devices": Setup(2, 1, list(TRAININGS)),
+    "4 devices": Setup(4, 1, SOME),
+    "2 processes": Setup(1, 2, list(TRAININGS)),
+    "4 processes": Setup(1, 4, SOME),
+}
+
+
+def train_on(directory: Path, setup: Setup) -> None:
     """Trains in processes forked from this one."""
 
     def worker(number: int) -> None:
-        train(strategy_for(devices), directory / str(number), names)
+        train(strategy_for(setup.devices), directory / str(number), setup.names)
 
-    for ended in cluster.run(worker, directory, workers, limit=300):
+    for ended in cluster.run(worker, directory, setup.workers, limit=300):
         if ended.code:
             sys.exit(ended.printed[-5000:])
 
 
 if __name__ == "__main__":
-    folder, devices, workers, *names = sys.argv[1:]
-    train_on_all(Path(folder), int(devices), int(workers), names)
+    for name, setup in SETUPS.items():
+        train_on(Path(sys.argv[1], name), setup)

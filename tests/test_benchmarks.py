@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from benchmarks import __main__ as command
-from benchmarks import gan, memory, networks, other_networks, sizes, small_calls, table
+from benchmarks import (
+    gan,
+    memory,
+    networks,
+    other_networks,
+    replicas,
+    sizes,
+    small_calls,
+    table,
+)
 from benchmarks.by_hand import ArrayLoop, DatasetLoop, EvaluationLoop, PredictionLoop
 from benchmarks.measuring import Line, Measured, alternately
 from benchmarks.rows import ROWS
@@ -228,6 +237,7 @@ def test_a_loop_by_hand_takes_each_row_once_an_epoch():
 # The command's own run has the first two, others differ from these and the rest in a number or a
 # class, and the last have tests below.
 APART = ("fit-batch", "predict-batch", "evaluate-batch", "cold-epoch", "memory", "sizes")
+APART += ("replicas",)
 APART += tuple(row.name for row in other_networks.ROWS)
 
 
@@ -269,6 +279,16 @@ def test_sizes_have_a_line_each_and_their_spread(monkeypatch):
     costs = [line.measured.trainer[0] for line in lines]
     assert spread.beside_hand == pytest.approx(max(costs) / min(costs))
     assert spread.reached is (round(spread.beside_hand, 2) <= 1.15)
+
+
+def test_replicas_have_lines_for_a_step_and_for_a_group():
+    lines = list(replicas.Replicas("replicas", "a step", steps=2, single_steps=1).lines(1))
+    setups = ("one-device", "two-devices", "two-processes")
+    expected = [f"replicas-{kind}-{setup}" for kind in ("step", "group") for setup in setups]
+    assert [line.name for line in lines] == expected
+    assert all(line.measured.trainer[0] > 0 for line in lines)
+    assert [line.ratio is not None for line in lines] == [True, True, False, False, False, False]
+    assert [line.best_by_hand for line in lines] == [None, "one device", "one device"] * 2
 
 
 def test_memory_is_that_of_a_process_of_its_own():

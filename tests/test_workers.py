@@ -195,7 +195,7 @@ def test_a_step_that_is_not_finite_is_recorded_and_left_out_as_on_one_device(tmp
         assert_ended_well(ended)
         for number, one in enumerate(ended):
             assert "told: Step 12, counted from 0, is not finite: loss is nan; " in one.printed
-            assert "part 0 of the batch is not finite in row 4" in one.printed
+            assert "part 0 of the batch is not finite in row 4; the first layer" in one.printed
             assert "replayed: nan" in one.printed
             with (
                 np.load(tmp_path / name / f"ended-{number}.npz") as found,

@@ -313,7 +313,14 @@ def broken_off(directory: Path) -> None:
         if name in kinds:
             how = {"x": kinds[name](), "y": None, "batch_size": None}
         made = trainer(devices=2)
-        fit(made, *([snapshots] if snapshots else []), *callbacks, **how, epochs=2)
+        fit(
+            made,
+            *([snapshots] if snapshots else []),
+            *callbacks,
+            **how,
+            epochs=2,
+            validation_data=None,
+        )
         write_outcome(made, directory / f"{name}, {'gone on' if snapshots else 'undisturbed'}.npz")
 
     def worker(number: int) -> None:

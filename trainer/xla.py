@@ -77,6 +77,13 @@ def choose(
         return Choice(False, False, "steps run eagerly")
     if asked != "auto":
         asked = model.jit_compile if asked is None else asked
+        if asked and not _reaches(model.distribute_strategy):
+            warnings.warn(
+                "XLA compiles no step of several devices, so the steps run without it: give "
+                "jit_compile=False.",
+                stacklevel=2,
+            )
+            return Choice(False, False, "several replicas")
         return Choice(asked, asked, f"jit_compile is {asked}")
     if model.jit_compile:
         return Choice(
@@ -110,9 +117,23 @@ def warn_of_fallback(error: tf.errors.OpError) -> None:
     )
 
 
+def _reaches(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether XLA can compile a step on the replicas: on one device, or a GPU a process.
+
+    TensorFlow ends others with an error, and its memory may be in disorder then.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return True
+    return _has_gpu() and len(strategy.extended.worker_devices) == 1
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 def _obstacle_in(model: keras.Model) -> str:
     """Returns why XLA would not make the steps of `model` faster, `""` where it would."""
-    if tf.config.list_logical_devices("GPU"):
+    if _has_gpu():
         return "Keras leaves XLA off for this model"
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return "several replicas"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,9 @@ class GuardedProgram:
             batch_code = encoded(batch, arrays, "batch")
             files.write(path, Contents({**facts, "batch": batch_code}, arrays))
         lines = diagnosis(self._algorithm, self._program.run_eagerly_on, batch)
+        # The process whose rows are at fault has the most to tell.
+        of_each = self._algorithm.peers.text_of_each(json.dumps(lines))
+        lines = max(map(json.loads, of_each), key=len)
         self._put_back(before)
         message = (
             f"Step {step}, counted from 0, is not finite: {'; '.join([told, *lines])}. The state "
