@@ -218,6 +218,9 @@ def differing(directory: Path) -> None:
         elif what in ("shuffle", "PyDataset"):
             tf.random.set_seed(number)  # as in processes that were given none
             how = {"x": batches(what == "shuffle", is_other), "y": None, "batch_size": None}
+        elif what == "length":
+            batches_of_one = [(X[:BATCH], Y[:BATCH])] * (20 - 5 * number)
+            how = {"x": iter(batches_of_one), "y": None, "batch_size": None, "epochs": 1}
         elif is_other and what == "version":
             keras.__version__ = "0.1"
         callbacks = []
@@ -226,6 +229,8 @@ def differing(directory: Path) -> None:
         before = values(training_variables(made))
         try:
             fit(made, *callbacks, **how)
+        except RuntimeError as error:
+            print(f"told: {error}", flush=True)
         except ValueError as error:
             after = values(training_variables(made))
             if what not in ("shuffle", "PyDataset"):  # which show only in the first group
@@ -239,7 +244,16 @@ def differing(directory: Path) -> None:
             return rows.shuffle(ROWS).batch(BATCH)  # without a seed
         return Slices(np.flip(X, 0) if is_other else X, Y)
 
-    for what in ("weights", "rows", "content", "epochs", "version", "shuffle", "PyDataset"):
+    for what in (
+        "weights",
+        "rows",
+        "content",
+        "epochs",
+        "version",
+        "shuffle",
+        "PyDataset",
+        "length",
+    ):
         run_and_tell(what, directory / what, lambda number, what=what: with_other(number, what))
     # A chief that has a snapshot, and a worker that looks for it elsewhere.
     shared = directory / "snapshot" / "snapshots-0"

@@ -74,6 +74,7 @@ class Peers:
 
         Raises:
             PeerLostError: another process is lost.
+            RuntimeError: another process did something else.
         """
         raise error
 
@@ -126,10 +127,17 @@ class SeveralPeers(Peers):
         is_aborted = _ABORTED in error.message
         if not is_aborted and not isinstance(error, _OF_LOSS):
             raise error
+        cause = _cause(error.message)
+        this = f"Process {self.number} of {self.count} ends {place}"
+        if re.search(r"expected type|[Ss]hape", cause):
+            raise RuntimeError(
+                f"{this}: another one did something else meanwhile ({cause}). Give all of them the "
+                "same data, which end alike, and let callbacks that predict, evaluate or read "
+                "metrics do it in all of them."
+            ) from None
         raise PeerLostError(
-            f"Process {self.number} of {self.count} ends {place}: another one has ended or is "
-            f"silent ({_cause(error.message)}). Start all of them again; with the callback "
-            "Snapshots they go on from the latest snapshot."
+            f"{this}: another one has ended or is silent ({cause}). Start all of them again; with "
+            "the callback Snapshots they go on from the latest snapshot."
         ) from None
 
     def _sum(self, numbers: np.ndarray) -> np.ndarray:
@@ -161,9 +169,9 @@ def spans_processes(strategy: tf.distribute.Strategy) -> bool:
 
 def _cause(message: str) -> str:
     """Returns what of a message of TensorFlow's tells why a collective ended."""
-    found = re.search(rf"{_ABORTED}\W*(.*)", message)
-    if found:
-        return found[1].rstrip(" .:")
+    *_, aborting = re.split(rf"{_ABORTED}\W*", message)
+    if aborting != message:
+        return aborting.partition("\n")[0].rstrip(" .:")
     lines = (re.sub(r"{{.*?}}|\[\[.*", "", line).strip() for line in message.splitlines())
     return [line for line in lines if line][-1].rstrip(" .:")
 
