@@ -154,15 +154,23 @@ def written(tmp_path_factory) -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Returns the files in `folder`, without what makes the names of event files unique."""
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Returns the files in `folder`, without what makes the names of event files unique.
+
+    Of the snapshots only the latest: one that has to wait is left out for the next one.
+    """
+    latest, *earlier = files.found_in(folder / "snapshots")
+    names = (
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent not in earlier
+    )
     return sorted(name.partition(".tfevents.")[0] for name in names)
 
 
 def test_callbacks_leave_the_files_of_one_process(written):
     names = names_in(written / "1" / "files")
     assert names_in(written / "2" / "files") == names
-    assert len(names) > 20
+    assert len(names) > 12
 
 
 def test_the_files_hold_what_those_of_one_process_do(written):
@@ -172,11 +180,15 @@ def test_the_files_hold_what_those_of_one_process_do(written):
     rows, expected = (list(csv.reader((f / "log.csv").open())) for f in (two, one))
     assert rows[0] == expected[0]
     assert_close({"log": np.float64(rows[1:])}, {"log": np.float64(expected[1:])})
-    snapshots = [path.name for path in files.found_in(one / "snapshots")]
-    assert len(snapshots) > 10
-    for name in ("by hand", *(f"snapshots/{name}" for name in snapshots)):
+    written_by_both = names_of_snapshots(one) & names_of_snapshots(two)
+    assert len(written_by_both) > 1
+    for name in ("by hand", *(f"snapshots/{name}" for name in written_by_both)):
         found, known = files.read(two / name).arrays, files.read(one / name).arrays
         assert_close({key: found[key] for key in known}, known)
+
+
+def names_of_snapshots(folder: Path) -> set[str]:
+    return {path.name for path in files.found_in(folder / "snapshots")}
 
 
 def weights_in(path: Path) -> dict[str, np.ndarray]:
