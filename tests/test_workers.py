@@ -184,6 +184,8 @@ def test_the_files_hold_what_those_of_one_process_do(written):
     assert len(written_by_both) > 1
     for name in ("by hand", *(f"snapshots/{name}" for name in written_by_both)):
         found, known = files.read(two / name).arrays, files.read(one / name).arrays
+        variables = {key for key in found if key.startswith("variables/")}
+        assert variables == {key for key in known if key.startswith("variables/")}
         assert_close({key: found[key] for key in known}, known)
 
 

@@ -212,7 +212,8 @@ class CustomTrainer(Algorithm):
             )
         self._check_arrays(x, y)
         training = self._opened(
-            *("train", "steps_per_epoch"),
+            "train",
+            "steps_per_epoch",
             (x, y, sample_weight),
             steps=steps_per_epoch,
             epochs=epochs - initial_epoch,
@@ -224,7 +225,8 @@ class CustomTrainer(Algorithm):
         if validation_data is not None:
             validations = range(initial_epoch + 1, epochs + 1)
             held_out = self._opened(
-                *("test", "validation_steps"),
+                "test",
+                "validation_steps",
                 keras.utils.unpack_x_y_sample_weight(validation_data),
                 steps=validation_steps,
                 evaluations=sum(loop.is_due(number, validation_freq) for number in validations),

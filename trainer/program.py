@@ -159,7 +159,10 @@ class Program:
     def variables(self) -> list[tf.Variable]:
         """The variables that the traced steps read, those that belong to no layer, too."""
         traced = (variable for trace in self._traces.values() for variable in trace.variables)
-        return list({id(variable): variable for variable in traced}.values())
+        found = {id(variable): variable for variable in traced}
+        for variable in self._replicas.own_variables:
+            found.pop(id(variable), None)
+        return list(found.values())
 
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile

@@ -50,6 +50,11 @@ class Replicas:
     merged_now = merged  # outside of a graph
 
     @property
+    def own_variables(self) -> tuple[tf.Variable, ...]:
+        """Variables of steps that are no part of a training."""
+        return ()
+
+    @property
     def seen(self) -> int:
         """What all batches so far come to: the same number in processes that saw the same ones."""
         return 0
@@ -78,6 +83,10 @@ class SeveralReplicas(Replicas):
         self._are_elsewhere = spans_processes(strategy)
         with tf.init_scope():
             self._seen = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    @property
+    def own_variables(self) -> tuple[tf.Variable, ...]:  # noqa: D102
+        return (self._seen,)
 
     @property
     def seen(self) -> int:  # noqa: D102
