@@ -9,9 +9,11 @@ them ends with.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,10 +134,17 @@ def batches_of_worker(strategy: tf.distribute.Strategy) -> Any:
     return strategy.distribute_datasets_from_function(made)
 
 
-def lines_of_files() -> tf.data.Dataset:
-    """Returns rows of text files, which workers are to have files of their own of."""
+def on_disk(array: np.ndarray) -> np.memmap:
+    name = Path(sys.argv[1]) / f"{os.getpid()}-{time.monotonic_ns()}"
+    written = np.memmap(name, array.dtype, "w+", shape=array.shape)
+    written[:] = array
+    return written
+
+
+def lines_of_files(part: int = 0, parts: int = 1) -> tf.data.Dataset:
+    """Returns rows of text files: of all of them, or of those that one of several workers reads."""
     folder = Path(sys.argv[1]) / f"files of {os.getpid()}"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for number in range(8):
         lines = (",".join(map(str, row)) for row in X[number * 10 : number * 10 + 10 - number])
         (folder / str(number)).write_text("\n".join(lines))
@@ -144,17 +153,30 @@ def lines_of_files() -> tf.data.Dataset:
         x = tf.ensure_shape(tf.strings.to_number(tf.strings.split(line, ",")), [4])
         return x, tf.cast(x[:1] > 0, tf.float32)
 
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
     names = [str(folder / str(number)) for number in range(8)]
-    lines = tf.data.TextLineDataset(names).map(parsed)
-    return lines.batch(BATCH).with_options(options)
+    return tf.data.TextLineDataset(names[part::parts]).map(parsed).batch(BATCH // parts)
 
 
-def evaluate_files(strategy: tf.distribute.Strategy) -> Outcome:
-    """Returns what an evaluation says of rows that come in other batches to each worker."""
+def lines_of_two_workers() -> tf.data.Dataset:
+    """Returns rows of files for two workers to split, or in one process the batches they make."""
+    if number_and_count()[1] == 2:
+        return lines_of_files()
+    of_each = (lines_of_files(part, parts=2) for part in range(2))
+    batches = [
+        [np.concatenate(parts) for parts in zip(*filter(None, pair), strict=True)]
+        for pair in itertools.zip_longest(*of_each)
+    ]
+    signature = tuple(tf.TensorSpec([None, columns]) for columns in (4, 1))
+    return tf.data.Dataset.from_generator(lambda: map(tuple, batches), output_signature=signature)
+
+
+def evaluate_whole_files(strategy: tf.distribute.Strategy) -> Outcome:
+    """Returns what an evaluation says of files that each worker is told to read as a whole."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     made = trainer(strategy, metrics=("accuracy", keras.metrics.AUC))
-    return made.evaluate(lines_of_files(), verbose=0, return_dict=True)
+    lines = lines_of_files().with_options(options)
+    return made.evaluate(lines, verbose=0, return_dict=True)
 
 
 def generated() -> Any:
@@ -169,6 +191,7 @@ def trainer(
     kind: type[CustomTrainer] = CustomTrainer,
     metrics: tuple = ("accuracy",),
     jit_compile: bool = False,
+    run_eagerly: bool = False,
     **of_optimizer: Any,
 ) -> CustomTrainer:
     keras.utils.set_random_seed(7)
@@ -180,6 +203,7 @@ def trainer(
             loss="binary_crossentropy",
             metrics=[make() if callable(make) else make for make in metrics],
             jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
             seed=5,
         )
 
@@ -258,6 +282,13 @@ def regularized() -> keras.layers.Layer:
 TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "a plain model": lambda strategy: fit(trainer(strategy, regularized), **ARRAYS),
     "in order": lambda strategy: fit_alone(trainer(strategy), shuffle=False),
+    "on disk": lambda strategy: fit(
+        trainer(strategy), x=on_disk(X), y=on_disk(Y), batch_size=BATCH
+    ),
+    "on disk, in order": lambda strategy: fit(
+        trainer(strategy), x=on_disk(X), y=on_disk(Y), batch_size=BATCH, shuffle=False
+    ),
+    "eagerly": lambda strategy: fit_alone(trainer(strategy, run_eagerly=True)),
     "add_loss": lambda strategy: fit(trainer(strategy, AddsLoss), **ARRAYS),
     "with XLA": lambda strategy: fit_alone(trainer(strategy, jit_compile=True)),
     "sample_weight": lambda strategy: fit(trainer(strategy), **ARRAYS, sample_weight=WEIGHTS),
@@ -282,7 +313,10 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "tf.data, made by each worker": lambda strategy: fit(
         trainer(strategy), x=batches_of_worker(strategy)
     ),
-    "tf.data, files of each worker": evaluate_files,
+    "tf.data, files of each worker": lambda strategy: fit(
+        trainer(strategy), x=lines_of_two_workers()
+    ),
+    "tf.data, files of all workers": evaluate_whole_files,
     "PyDataset": lambda strategy: fit(trainer(strategy), x=Batches()),
     "a generator": lambda strategy: fit(
         trainer(strategy), x=generated(), steps_per_epoch=len(Batches())

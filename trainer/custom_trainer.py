@@ -30,7 +30,7 @@ from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
-from trainer.feeds import Feed, as_array, class_weights, open_feed, split_rows
+from trainer.feeds import Feed, Part, as_array, class_weights, open_feed, split_rows
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
@@ -519,6 +519,7 @@ class CustomTrainer(Algorithm):
                 most=most,
                 seed=self.seed,
                 budget=self.array_budget,
+                part=Part(self.peers.number, self.peers.count),
                 strategy=self.model.distribute_strategy,
                 **how,
             )

@@ -14,7 +14,7 @@ from trainer.algorithm import Algorithm, calls_as_built, has_own_step, overrides
 from trainer.building import build_state
 from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
-from trainer.feeds import Feed
+from trainer.feeds import Feed, rows_at_hand
 from trainer.labels import guard_labels
 from trainer.program import PredictProgram, Program
 from trainer.replicas import Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
@@ -113,7 +113,9 @@ class Programs:
                 run_eagerly=model.run_eagerly,
                 jit_compile=choice.steps,
                 results=self._metric_results if self._returns_results(mode) else None,
-                explain=lambda error, batch: raise_clearer(error, known_inputs(mode), batch),
+                explain=lambda error, batch: raise_clearer(
+                    error, known_inputs(mode), rows_at_hand(batch)
+                ),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]

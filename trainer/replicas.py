@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from trainer.feeds import PartOfBatch
 from trainer.peers import spans_processes
 from trainer.shares import Step, checksum_of_first_row, current_share, on_share
 
@@ -110,7 +111,7 @@ class SeveralReplicas(Replicas):
                 return step(seen)
 
         is_split = _is_split(batch)
-        if self._are_elsewhere and not is_split:
+        if self._are_elsewhere and not (is_split or isinstance(batch, PartOfBatch)):
             self._seen.assign_add(checksum_of_first_row(batch))
         return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
 

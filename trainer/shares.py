@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from trainer.feeds import PartOfBatch
+
 tree = keras.tree
 Step = Callable[[Any], Any]
 
@@ -56,7 +58,12 @@ def own_rows(seen: Any) -> Any:
 
 def on_share(step: Step, batch: Any, is_split: bool) -> tuple[Any, tf.Tensor]:
     """Runs `step` on this replica's share of `batch`; returns its outputs and the rows."""
-    share, seen = _given(batch) if is_split else _cut_out(batch)
+    if is_split:
+        share, seen = _given(batch)
+    elif isinstance(batch, PartOfBatch):
+        share, seen = _cut_out(*batch)
+    else:
+        share, seen = _cut_out(batch, 0, _rows_in(batch))
     before = _current.set(share)
     try:
         return step(seen), tf.convert_to_tensor(share.rows, tf.int32)
@@ -86,18 +93,18 @@ def _as_integers(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(values, tf.int64)
 
 
-def _cut_out(batch: Any) -> tuple[Share, Any]:
-    """Returns this replica's share of a batch for all of them, and the rows of it."""
+def _cut_out(rows_read: Any, first: Any, of: Any) -> tuple[Share, Any]:
+    """Returns this replica's share of a batch of `of` rows, read from `first` on; and its rows."""
     context = tf.distribute.get_replica_context()
     number, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    of = _rows_in(batch)
-    begin, end = of * number // replicas, of * (number + 1) // replicas
-    if isinstance(of, int) and of >= replicas:
-        return Share(end - begin, of, False), _each_array(lambda a: _slice(a, begin, end), batch)
+    begin, end = of * number // replicas - first, of * (number + 1) // replicas - first
     rows = end - begin
-    begin = tf.where(rows > 0, begin, 0)
-    end = begin + tf.maximum(rows, 1)
-    return Share(rows, of, True), _each_array(lambda a: _slice(a, begin, end), batch)
+    may_see_others = not isinstance(of, int) or of < replicas
+    if may_see_others:
+        begin = tf.where(rows > 0, begin, 0)
+        end = begin + tf.maximum(rows, 1)
+    seen = _each_array(lambda array: _slice(array, begin, end), rows_read)
+    return Share(rows, of, may_see_others), seen
 
 
 def _given(batch: Any) -> tuple[Share, Any]:

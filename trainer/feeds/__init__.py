@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
-from trainer.feeds.datasets import DatasetFeed, by_policy, weigh_classes
-from trainer.feeds.feed import Batch, Feed, Source, Window
+from trainer.feeds.datasets import DatasetFeed, weigh_classes
+from trainer.feeds.feed import Batch, Feed, PartOfBatch, Source, Window, rows_at_hand
 from trainer.feeds.iterables import (
     GeneratorFeed,
     GrainFeed,
@@ -22,18 +22,21 @@ from trainer.feeds.iterables import (
     class_weights,
 )
 from trainer.feeds.memory import free_bytes
-from trainer.feeds.rows import row_count, split_rows
+from trainer.feeds.rows import WHOLE, Part, row_count, split_rows
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
 from trainer.feeds.tensors import as_array, byte_size, is_array
 
 __all__ = [
     "Batch",
     "Feed",
+    "Part",
+    "PartOfBatch",
     "Source",
     "Window",
     "as_array",
     "class_weights",
     "open_feed",
+    "rows_at_hand",
     "split_rows",
 ]
 
@@ -54,6 +57,7 @@ def open_feed(
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
     budget: int | None = None,
+    part: Part = WHOLE,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Feed:
     """Returns the feed for data given as `fit`, `evaluate` and `predict` take them.
@@ -70,7 +74,8 @@ def open_feed(
         seed: seed of the order of arrays and of `keras.utils.PyDataset`.
         budget: bytes of arrays that a copy on the device may take; larger ones are read in chunks.
             Where it is `None`, a quarter of the free memory on an accelerator, 16 MiB on a CPU.
-        strategy: splits the `tf.data.Dataset` that names a policy for it among processes.
+        part: what this process reads of each batch of arrays.
+        strategy: splits a `tf.data.Dataset` among processes where its policy says so.
 
     Raises:
         ValueError: the data are of no known kind, or an argument does not go with them.
@@ -82,12 +87,16 @@ def open_feed(
             if not _are_arrays(value):
                 raise ValueError(_unknown(name, value))
         data = _batch_of_arrays(x, y, sample_weight, class_weight)
-        return _array_feed(data, batch_size, steps, shuffle, seed, budget)
+        if batch_size is None and steps:
+            rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
+            batch_size = math.ceil(rows / steps)
+        kind = ArrayFeed if _is_kept_whole(data, budget) else StreamedFeed
+        return kind(data, batch_size or 32, shuffle, seed, part)
     kind = _kind(x)
     _refuse(kind, y=y, sample_weight=sample_weight)
     if kind == "tf.data.Dataset":
         x = x if class_weight is None else weigh_classes(x, class_weight)
-        return DatasetFeed(by_policy(x, strategy))
+        return DatasetFeed(x, strategy)
     return _source_feed(kind, x, most, shuffle, class_weight, seed)
 
 
@@ -106,20 +115,6 @@ def _batch_of_arrays(
     elif sample_weight is not None:
         sample_weight = _weights_per_target(y, sample_weight)
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-
-
-def _array_feed(
-    data: Any,
-    batch_size: int | None,
-    steps: int | None,
-    shuffle: bool | str,
-    seed: int,
-    budget: int | None,
-) -> Feed:
-    if batch_size is None and steps:
-        batch_size = math.ceil(row_count(keras.utils.unpack_x_y_sample_weight(data)) / steps)
-    kind = ArrayFeed if _is_kept_whole(data, budget) else StreamedFeed
-    return kind(data, batch_size or 32, shuffle, seed)
 
 
 def _is_kept_whole(data: Any, budget: int | None) -> bool:

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.feeds.feed import Batch, Feed, Window
-from trainer.feeds.rows import row_count, row_order
+from trainer.feeds.feed import Batch, Feed, PartOfBatch, Window
+from trainer.feeds.rows import WHOLE, Part, row_count, row_order
 from trainer.feeds.sharing import NUMBERS, tensor_of_copy
 from trainer.feeds.tensors import Array, as_array, as_floatx, spec_of
 
@@ -81,9 +81,12 @@ class ArraySource(NamedTuple):
 
     def batch(self, seen: Seen) -> Batch:
         """Returns the batch, cut out of the arrays."""
-        start = seen.step * self.batch_size
+        return self.rows(seen.step * self.batch_size, self.batch_size)
+
+    def rows(self, start: tf.Tensor, size: Any) -> Batch:
+        """Returns `size` rows from `start` on, or those that there are."""
         return tree.map_structure(
-            lambda array: None if array is None else self._rows(array, start), self.arrays
+            lambda array: None if array is None else self._rows(array, start, size), self.arrays
         )
 
     def spec(self) -> Any:
@@ -111,26 +114,73 @@ class ArraySource(NamedTuple):
             return tf.TensorSpec([rows, *array.shape[1:]], array.dtype)
         return spec_of(array)
 
-    def _rows(self, array: Array | SparseRows, start: tf.Tensor) -> Array:
+    def _rows(self, array: Array | SparseRows, start: tf.Tensor, size: Any) -> Array:
         if self.order is not None:
-            rows = self._cut(self.order, start)
+            rows = self._cut(self.order, start, size)
         elif isinstance(array, tf.Tensor):
-            return self._cut(array, start)
+            return self._cut(array, start, size)
         else:
-            rows = start + tf.range(self.batch_size, dtype=tf.int64)
+            rows = start + tf.range(size, dtype=tf.int64)
             if not self.full:
                 rows = rows[: tf.cast(array.nrows(), tf.int64) - start]
         return array.gather(rows) if isinstance(array, SparseRows) else tf.gather(array, rows)
 
-    def _cut(self, array: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    def _cut(self, array: tf.Tensor, start: tf.Tensor, size: Any) -> tf.Tensor:
         # The graph knows of a batch's shape what it would under `model.fit`: no more, no less.
         if not self.full:
-            return array[start : start + self.batch_size]
-        if array.shape[0] == self.batch_size:
+            return array[start : start + size]
+        if array.shape[0] == size:
             return array
-        others = [-1 if size is None else size for size in array.shape[1:]]
+        others = [-1 if length is None else length for length in array.shape[1:]]
         begin = tf.stack([start] + [tf.zeros_like(start)] * len(others))
-        return tf.slice(array, begin, [self.batch_size, *others])
+        return tf.slice(array, begin, [size, *others])
+
+
+class PartSource(NamedTuple):
+    """What one of several processes reads of the batches of arrays.
+
+    Attributes:
+        source: has the rows that it reads, those of each batch behind the last one's.
+        part: the part that it reads of a batch.
+        batch_size: rows a batch.
+        count: rows of all batches.
+    """
+
+    source: ArraySource
+    part: Part
+    batch_size: int
+    count: int
+
+    def look(self, step: tf.Tensor, wanted: tf.Tensor) -> Seen:
+        """Returns what was asked: there is a batch wherever one is wanted."""
+        return self.source.look(step, wanted)
+
+    def has_batch(self, seen: Seen) -> tf.Tensor:
+        """Returns whether a batch is wanted."""
+        return self.source.has_batch(seen)
+
+    def batch(self, seen: Seen) -> PartOfBatch:
+        """Returns the part of the batch."""
+        of = self.batch_size
+        start, size = seen.step * self.part.size(of), self.part.size(of)
+        if not self.source.even:
+            left = self.count - seen.step * self.batch_size
+            of = tf.cast(tf.minimum(left, self.batch_size), tf.int32)
+            size = tf.maximum(self.part.end(of) - self.part.first(of), 1)
+            size = tf.cast(size, tf.int64)
+        return PartOfBatch(self.source.rows(start, size), self.part.first(of), of)
+
+    def spec(self) -> PartOfBatch:
+        """Returns the `tf.TypeSpec` of the part; its size is open unless all batches are full."""
+        of = self.batch_size
+        number = tf.TensorSpec([], tf.int32)
+        counts = (self.part.first(of), of) if self.source.even else (number, number)
+        return PartOfBatch(self.source.spec(), *counts)
+
+    def signature(self) -> Hashable | None:
+        """Returns what `ArraySource.signature` does, and the rows of all batches."""
+        signature = self.source.signature()
+        return signature and (self.part, self.batch_size, self.count, *signature)
 
 
 class ArrayFeed(Feed):
@@ -141,11 +191,14 @@ class ArrayFeed(Feed):
         batch_size: rows a batch.
         shuffle: as `trainer.feeds.rows.row_order` takes it.
         seed: seed of the order of the rows.
+        part: what this process reads of each batch.
     """
 
     is_in_graph = True
 
-    def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
+    def __init__(
+        self, data: Any, batch_size: int, shuffle: bool | str, seed: int, part: Part = WHOLE
+    ):
         data = tree.map_structure(as_array, data)
         self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
         self.shuffle = shuffle
@@ -155,19 +208,33 @@ class ArrayFeed(Feed):
         arrays = tree.lists_to_tuples(tree.map_structure(on_device, data))
         even = self.rows % batch_size == 0
         self._source = ArraySource(arrays, None, batch_size, even, full=even)
-        self.full_steps = self.rows // batch_size if have_one_shape(arrays) else 0
+        self._part = part
+        if part == WHOLE and have_one_shape(arrays):
+            self.full_steps = self.rows // batch_size
 
     def _start_pass(self, epoch: int) -> None:
         order = row_order(self.rows, self.batch_size, self.shuffle, self.seed, epoch)
         if order is not None:
             self._source = self._source._replace(order=tf.constant(order))
         self._full_source = self._source._replace(full=True)
+        if self._part != WHOLE:
+            self._part_source = self._source_of_part(order)
+
+    def _source_of_part(self, order: np.ndarray | None) -> PartSource:
+        order = np.arange(self.rows) if order is None else order
+        own = tf.constant(self._part.of_order(order, self.batch_size))
+        source = self._source._replace(order=own, batch_size=self._part.size(self.batch_size))
+        return PartSource(source, self._part, self.batch_size, self.rows)
 
     def _skip(self, batches: int) -> None:
         self.position = batches
 
     def window(self, k: int) -> Window:  # noqa: D102
-        return Window(self._source, self.position, min(k, self.steps - self.position))
+        source = self._source if self._part == WHOLE else self._part_source
+        return Window(source, self.position, min(k, self.steps - self.position))
+
+    def _whole_window(self) -> Window:
+        return Window(self._source, self.position, 1)
 
     def full_window(self, k: int) -> Window | None:  # noqa: D102
         left = self.full_steps - self.position

@@ -16,7 +16,14 @@ import tensorflow as tf
 
 from trainer.feeds.feed import Batch, Feed, Window
 from trainer.feeds.iterators import Content, content_of, set_content, skip
-from trainer.feeds.pipelines import PREFETCHED, check_draws, count_of_shuffles, parts_of
+from trainer.feeds.pipelines import (
+    PREFETCHED,
+    check_draws,
+    check_shuffles,
+    count_of_shuffles,
+    parts_of,
+    reads_files,
+)
 from trainer.peers import spans_processes
 
 tree = keras.tree
@@ -24,10 +31,7 @@ _ANOTHER = (
     "The tf.data pipeline is another one than that of the snapshot: make it as it was, or give "
     "another directory."
 )
-_OF_WHOLE_BATCHES = (
-    tf.data.experimental.AutoShardPolicy.AUTO,
-    tf.data.experimental.AutoShardPolicy.DATA,
-)
+_POLICIES = tf.data.experimental.AutoShardPolicy
 _SHARE = 100  # of the time goes by until what an iterator holds is looked up again
 
 
@@ -78,6 +82,10 @@ class Base(NamedTuple):
 class DatasetFeed(Feed):
     """Batches of a `tf.data.Dataset` or a `tf.distribute.DistributedDataset`.
 
+    Args:
+        dataset: the dataset.
+        strategy: splits a `tf.data.Dataset` among processes where its policy says so.
+
     A state has what the iterator held at some place not long ago, and how many batches were taken
     since: to look it up takes long where a shuffle has a large buffer, and not everywhere does
     TensorFlow know how often each shuffle of the pipeline was begun.
@@ -86,15 +94,16 @@ class DatasetFeed(Feed):
     is_in_graph = True
     _source: IteratorSource | None = None
 
-    def __init__(self, dataset: Any):
-        cardinality = dataset.cardinality
+    def __init__(self, dataset: Any, strategy: tf.distribute.Strategy | None = None):
+        self.dataset = by_policy(dataset, strategy)
+        cardinality = self.dataset.cardinality
         # A method of a dataset, a number on a distributed one.
         count = int(cardinality() if callable(cardinality) else cardinality)
-        self.dataset = dataset
-        self._read = _prefetched(dataset) if isinstance(dataset, tf.data.Dataset) else dataset
         self.steps = count if count >= 0 else None
         self.infinite = count == tf.data.INFINITE_CARDINALITY
-        self.runs_forward = not isinstance(dataset, tf.data.Dataset)
+        self.runs_forward = not isinstance(self.dataset, tf.data.Dataset)
+        self._read = self.dataset if self.runs_forward else _prefetched(self.dataset)
+        self._pipeline = dataset if isinstance(dataset, tf.data.Dataset) else None
         self._base: Base | None = None
         self._keeps_base = False
         self._look_again_at = 0.0
@@ -135,10 +144,13 @@ class DatasetFeed(Feed):
         self.exhausted = state["exhausted"]
 
     def check_repeatable(self) -> None:  # noqa: D102
+        if self._pipeline is not None:
+            check_draws(self._pipeline)
         if self.runs_forward:
+            if self._pipeline is not None:
+                check_shuffles(self._pipeline)
             return
         self.rewind(0)
-        check_draws(self.dataset)
         # A part behind a shuffle shows only once it is read, so this alone would not tell.
         content = self._content()
         if content is None:
@@ -194,7 +206,7 @@ class DatasetFeed(Feed):
 
     @functools.cached_property
     def _parts(self) -> list[str]:
-        return parts_of(self.dataset)
+        return [] if self._pipeline is None else parts_of(self._pipeline)
 
     def _look_for_base(self) -> None:
         """Makes the place where the feed is the base, if that is due and if it will do."""
@@ -240,20 +252,24 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def by_policy(dataset: Any, strategy: tf.distribute.Strategy | None) -> Any:
-    """Returns `dataset`, split among processes where its options name a policy for that.
+    """Returns `dataset`, split among processes where the policy that its options name says so.
 
-    Without one, or by `DATA`, each process reads all batches, and replicas take their rows of them:
-    the batches are those of one device. By `FILE`, `HINT` and `OFF` TensorFlow gives each process
-    batches of its own.
+    By `FILE`, `HINT` and `OFF` TensorFlow gives each process batches of its own, and by `AUTO`, the
+    default, where it splits files. By `DATA`, and by `AUTO` without files, each process reads all
+    batches, and replicas take their rows of them: the batches are those of one device.
 
     Args:
         dataset: a dataset; one that `tf.distribute` made is taken as it is.
         strategy: the strategy, or `None`.
     """
-    if strategy is None or not isinstance(dataset, tf.data.Dataset):
+    if (
+        not isinstance(dataset, tf.data.Dataset)
+        or strategy is None
+        or not spans_processes(strategy)
+    ):
         return dataset
     policy = dataset.options().experimental_distribute.auto_shard_policy
-    if policy in _OF_WHOLE_BATCHES or not spans_processes(strategy):
+    if policy == _POLICIES.DATA or (policy == _POLICIES.AUTO and not reads_files(dataset)):
         return dataset
     return strategy.experimental_distribute_dataset(dataset)
 

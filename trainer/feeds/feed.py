@@ -11,6 +11,25 @@ import tensorflow as tf
 Batch = Any  # a structure of tensors: x, (x, y) or (x, y, sample_weight)
 
 
+class PartOfBatch(NamedTuple):
+    """The rows that one of several processes reads of a batch.
+
+    Attributes:
+        rows: the rows, laid out as a batch; there is at least one, which may be another's.
+        first: the number of the first of them in the batch.
+        of: how many rows the batch has.
+    """
+
+    rows: Batch
+    first: Any
+    of: Any
+
+
+def rows_at_hand(batch: Batch | PartOfBatch) -> Batch:
+    """Returns the rows of a batch that were read, laid out as a batch."""
+    return batch.rows if isinstance(batch, PartOfBatch) else batch
+
+
 class Source(Protocol):
     """The part of a feed that a compiled function takes as an argument and reads in its graph."""
 
@@ -25,8 +44,8 @@ class Source(Protocol):
     def has_batch(self, seen: Any) -> tf.Tensor:
         """Returns whether `look` saw a batch that is wanted, a bool scalar."""
 
-    def batch(self, seen: Any) -> Batch:
-        """Returns the batch that `look` saw."""
+    def batch(self, seen: Any) -> Batch | PartOfBatch:
+        """Returns the batch that `look` saw, or what this process reads of it."""
 
     def spec(self) -> Any:
         """Returns the `tf.TypeSpec` of a batch."""
@@ -180,19 +199,23 @@ class Feed(abc.ABC):
         return None
 
     def next(self) -> Batch:
-        """Returns the next batch.
+        """Returns the next batch, all its rows.
 
         Raises:
             StopIteration: the pass has ended.
         """
         if self.ended:
             raise StopIteration
-        source, first, _ = self.window(1)
+        source, first, _ = self._whole_window()
         seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
         if not source.has_batch(seen):
             raise StopIteration
         self.position += 1
         return source.batch(seen)
+
+    def _whole_window(self) -> Window:
+        """Returns a source that has the next batch with all its rows."""
+        return self.window(1)
 
     def epoch_began(self) -> None:  # noqa: B027
         """Is called when an epoch begins."""

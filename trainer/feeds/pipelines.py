@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -17,16 +18,24 @@ _CALL_NOTHING = {
 }
 
 
+# Kinds of parts whose files TensorFlow can split among processes.
+_READ_FILES = {
+    *("ArrayRecord", "FixedLengthRecord", "RecordIO", "SSTable", "TextLine", "TFRecord"),
+}
+
+
 class _Node(NamedTuple):
     """A node of a pipeline's graph.
 
     Attributes:
         definition: the node.
         in_parallel: whether several threads run it, in no fixed order.
+        beside: the nodes by name that it can read.
     """
 
     definition: Any
     in_parallel: bool
+    beside: dict[str, Any]
 
     @property
     def draws(self) -> bool:
@@ -38,6 +47,20 @@ class _Node(NamedTuple):
         """Whether it, if it draws, does so from a seed."""
         return any(self.definition.attr[name].i for name in ("seed", "seed2"))
 
+    @property
+    def shuffles_unseeded(self) -> bool:
+        """Whether it shuffles, and its two seeds say that they are none."""
+        seeds = [name.partition(":")[0] for name in self.definition.input[2:4]]
+        return "Shuffle" in self.definition.op and all(map(self._is_zero, seeds))
+
+    def _is_zero(self, name: str) -> bool:
+        node = self.beside.get(name)
+        return (
+            node is not None
+            and node.op == "Const"
+            and not tf.make_ndarray(node.attr["value"].tensor).any()
+        )
+
 
 def check_draws(dataset: tf.data.Dataset) -> None:
     """Checks that what `dataset` draws is drawn again where it is iterated over anew.
@@ -47,8 +70,7 @@ def check_draws(dataset: tf.data.Dataset) -> None:
     Raises:
         ValueError: it draws random numbers that cannot be drawn again.
     """
-    kinds = {kind.strip("_").removesuffix("V2") for kind in parts_of(dataset)}
-    if {kind.removesuffix("Dataset") for kind in kinds} <= _CALL_NOTHING:
+    if _kinds_of(parts_of(dataset)) <= _CALL_NOTHING:
         return
     for node in _nodes(_graph(dataset)):
         name = f"{node.definition.op} ({node.definition.name})"
@@ -67,6 +89,29 @@ def check_draws(dataset: tf.data.Dataset) -> None:
             )
 
 
+def check_shuffles(dataset: tf.data.Dataset) -> None:
+    """Checks that each shuffle in `dataset` has a seed, so that another process has its order.
+
+    Raises:
+        ValueError: one has none.
+    """
+    for node in _nodes(_graph(dataset)):
+        if node.shuffles_unseeded:
+            raise ValueError(
+                "The tf.data pipeline shuffles without a seed, so another process cannot go on "
+                "with what tf.distribute splits: give shuffle and list_files a seed, or call "
+                "keras.utils.set_random_seed before the dataset is made."
+            )
+
+
+def reads_files(dataset: tf.data.Dataset) -> bool:
+    """Returns whether `dataset` reads files of kinds that TensorFlow splits among processes."""
+    kinds = _kinds_of(parts_of(dataset))
+    if not kinds <= _CALL_NOTHING:
+        kinds = _kinds_of(node.definition.op for node in _nodes(_graph(dataset)))
+    return not kinds.isdisjoint(_READ_FILES)
+
+
 def count_of_shuffles(parts: list[str]) -> int:
     """Returns how many of the parts of a pipeline shuffle, or draw, anew in each pass."""
     return sum("Shuffle" in kind or "Random" in kind for kind in parts)
@@ -83,6 +128,11 @@ def parts_of(dataset: tf.data.Dataset) -> list[str]:
             read = (value for name, value in vars(part).items() if name != PREFETCHED)
             waiting.extend(tf.nest.flatten(list(filter(_holds_parts, read))))
     return list(found.values())
+
+
+def _kinds_of(names: Iterable[str]) -> set[str]:
+    """Returns the kinds of parts that classes or operations of these names are."""
+    return {re.sub(r"^_|(Dataset)?(V\d+)?$", "", name) for name in names}
 
 
 def _holds_parts(value: Any) -> bool:
@@ -107,8 +157,9 @@ def _nodes(graph: Any) -> Iterator[_Node]:
     waiting = [(graph.node, False)]
     while waiting:
         body, in_parallel = waiting.pop()
+        beside = {node.name: node for node in body}
         for node in body:
-            yield _Node(node, in_parallel)
+            yield _Node(node, in_parallel, beside)
             for name in _called(node):
                 call = (name, in_parallel or node.op.startswith("Parallel"))
                 if call not in seen and name in functions:

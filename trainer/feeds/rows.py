@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -61,6 +61,44 @@ def row_order(
     for start in range(0, rows, batch_size):
         random.shuffle(order[start : start + batch_size])
     return order
+
+
+class Part(NamedTuple):
+    """What one of several processes reads of each batch: rows behind one another, or at least one.
+
+    Attributes:
+        number: which of the processes it is, from 0.
+        count: how many there are.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    def first(self, of: Any) -> Any:
+        """Returns the first row that it reads of a batch of `of` rows."""
+        return of * self.number // self.count
+
+    def end(self, of: Any) -> Any:
+        """Returns the first row that the next one reads of a batch of `of` rows."""
+        return of * (self.number + 1) // self.count
+
+    def size(self, of: int) -> int:
+        """Returns how many rows it reads of a batch of `of` rows."""
+        return max(1, self.end(of) - self.first(of))
+
+    def of_order(self, order: np.ndarray, batch_size: int) -> np.ndarray:
+        """Returns the row numbers that it reads, of batches cut out of `order`."""
+        full = len(order) // batch_size * batch_size
+        batches = [order[:full].reshape(-1, batch_size), order[None, full:]]
+        return np.concatenate([self._of_each(rows) for rows in batches if rows.size])
+
+    def _of_each(self, batches: np.ndarray) -> np.ndarray:
+        of = batches.shape[1]
+        first = self.first(of)
+        return batches[:, first : first + self.size(of)].ravel()
+
+
+WHOLE = Part()
 
 
 def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:

@@ -13,9 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.feeds.ahead import fetched
-from trainer.feeds.arrays import ArraySource, SparseRows, have_one_shape, on_device
+from trainer.feeds.arrays import (
+    ArraySource,
+    PartSource,
+    SparseRows,
+    have_one_shape,
+    on_device,
+)
 from trainer.feeds.feed import Feed, Window
-from trainer.feeds.rows import row_count, row_order
+from trainer.feeds.rows import WHOLE, Part, row_count, row_order
 from trainer.feeds.sharing import NUMBERS, Pool, tensor_of_rows
 from trainer.feeds.tensors import as_array, byte_size
 
@@ -36,11 +42,14 @@ class StreamedFeed(Feed):
         batch_size: rows a batch.
         shuffle: as `trainer.feeds.rows.row_order` takes it.
         seed: seed of the order of the rows.
+        part: what this process reads of each batch.
     """
 
     is_in_graph = True
 
-    def __init__(self, data: Any, batch_size: int, shuffle: bool | str, seed: int):
+    def __init__(
+        self, data: Any, batch_size: int, shuffle: bool | str, seed: int, part: Part = WHOLE
+    ):
         data = tree.map_structure(as_array, data)
         self.rows = row_count(keras.utils.unpack_x_y_sample_weight(data))
         self._data = tree.lists_to_tuples(tree.map_structure(_gatherable, data))
@@ -50,12 +59,14 @@ class StreamedFeed(Feed):
         self.steps = math.ceil(self.rows / batch_size)
         first_row = self._read(range(1))
         self._spec = ArraySource(first_row, None, batch_size, even=False, full=False).spec()
-        self.full_steps = self.rows // batch_size if have_one_shape(first_row) else 0
+        self._part = part
+        self._alike = self.rows // batch_size if have_one_shape(first_row) else 0
+        self.full_steps = self._alike if part == WHOLE else 0
         steps = _CHUNK_BYTES // max(1, batch_size * byte_size(first_row))
-        self._chunk_steps = max(1, min(steps, _CHUNK_STEPS, self.full_steps))
+        self._chunk_steps = max(1, min(steps, _CHUNK_STEPS, self._alike))
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._chunks: Iterator[ArraySource] = iter(())
-        self._source: ArraySource | None = None
+        self._chunks: Iterator[ArraySource | PartSource] = iter(())
+        self._source: ArraySource | PartSource | None = None
         self._bounds = (0, 0)  # the steps that the source has
 
     def _start_pass(self, epoch: int) -> None:
@@ -69,7 +80,8 @@ class StreamedFeed(Feed):
 
     def _start_chunks(self, epoch: int, first: int) -> None:
         """Brings chunks from the one on that begins with batch `first`."""
-        self._chunks = fetched(self._thread, self._calls(epoch, first), ahead=1)
+        self._order = row_order(self.rows, self.batch_size, self.shuffle, self.seed, epoch)
+        self._chunks = fetched(self._thread, self._calls(self._order, first), ahead=1)
         self._bounds = (first, first)
 
     def window(self, k: int) -> Window:  # noqa: D102
@@ -96,13 +108,23 @@ class StreamedFeed(Feed):
         full = self.rows // self.batch_size
         return min(first + self._chunk_steps, full) if first < full else self.steps
 
-    def _calls(self, epoch: int, first: int) -> Iterator[Callable[[], ArraySource]]:
-        order = row_order(self.rows, self.batch_size, self.shuffle, self.seed, epoch)
+    def _whole_window(self) -> Window:
+        window = self.window(1)  # goes on to the next chunk, too
+        if self._part == WHOLE:
+            return window
+        start, stop = (step * self.batch_size for step in (self.position, self.position + 1))
+        rows = range(start, min(stop, self.rows))
+        arrays = self._read(rows if self._order is None else self._order[start:stop])
+        return Window(ArraySource(arrays, None, self.batch_size, even=False, full=False), 0, 1)
+
+    def _calls(
+        self, order: np.ndarray | None, first: int
+    ) -> Iterator[Callable[[], ArraySource | PartSource]]:
         while first < self.steps:
             stop = self._end_of_chunk(first)
             start_row, stop_row = (step * self.batch_size for step in (first, stop))
             # XLA compiles for a shape: the last full batches get the shape of the others.
-            size = self._chunk_steps * self.batch_size if stop <= self.full_steps else None
+            size = self._chunk_steps * self.batch_size if stop <= self._alike else None
             if order is None:
                 rows = range(start_row, start_row + size if size else min(stop_row, self.rows))
             else:
@@ -111,9 +133,14 @@ class StreamedFeed(Feed):
             yield partial(self._chunk, rows)
             first = stop
 
-    def _chunk(self, rows: np.ndarray | range) -> ArraySource:
+    def _chunk(self, rows: np.ndarray | range) -> ArraySource | PartSource:
         even = self.rows % self.batch_size == 0
-        return ArraySource(self._read(rows), None, self.batch_size, even, full=even)
+        if self._part == WHOLE:
+            return ArraySource(self._read(rows), None, self.batch_size, even, full=even)
+        own = self._part.of_order(np.asarray(rows), self.batch_size)
+        arrays = self._read(np.minimum(own, self.rows - 1))
+        source = ArraySource(arrays, None, self._part.size(self.batch_size), even, full=even)
+        return PartSource(source, self._part, self.batch_size, len(rows))
 
     def _read(self, rows: np.ndarray | range) -> Any:
         """Returns `rows` as tensors, as `on_device` returns them; behind the last row, anything."""
