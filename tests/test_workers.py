@@ -224,20 +224,26 @@ def test_a_step_that_is_not_finite_is_recorded_and_left_out_as_on_one_device(tmp
     assert list(runs) == ["one", "devices", "processes"]
 
 
-def test_two_devices_go_on_to_the_same_bits(tmp_path):
-    ((_, ended),) = run("broken off", tmp_path)
-    assert_ended_well(ended)
-    kinds = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(kinds) == 4
-    for kind in kinds:
-        assert f"Training goes on from {tmp_path / kind}/snapshot-" in ended[0].printed
-        with (
-            np.load(tmp_path / f"{kind}, gone on.npz") as found,
-            np.load(tmp_path / f"{kind}, undisturbed.npz") as expected,
-        ):
-            assert set(found) == set(expected)
-            for key in expected:
-                assert found[key].tobytes() == expected[key].tobytes(), f"{kind}: {key}"
+def test_devices_and_processes_go_on_to_the_same_bits(tmp_path):
+    runs = dict(run("broken off", tmp_path))
+    assert [len(ended) for ended in runs.values()] == [1, 2]
+    for name, ended in runs.items():
+        assert_ended_well(ended)
+        folder = tmp_path / name
+        kinds = [path.name for path in folder.iterdir() if path.is_dir()]
+        assert len(kinds) == {"devices": 4, "processes": 3}[name]
+        for kind in kinds:
+            assert f"Training goes on from {folder / kind}/snapshot-" in ended[0].printed
+            for number in range(len(ended)):
+                with (
+                    np.load(folder / f"{kind}, gone on, {number}.npz") as found,
+                    np.load(folder / f"{kind}, undisturbed, {number}.npz") as expected,
+                ):
+                    assert set(found) == set(expected)
+                    for key in expected:
+                        assert found[key].tobytes() == expected[key].tobytes(), f"{kind}: {key}"
+    for one in runs["processes"]:
+        assert "told: The tf.data pipeline shuffles without a seed" in one.printed
 
 
 def test_ray_starts_workers_anew_and_they_end_with_the_undisturbed_numbers(tmp_path):

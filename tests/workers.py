@@ -7,7 +7,7 @@ runs one of `SCENARIOS`, and prints a line of JSON for each worker of each run o
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import random
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -309,42 +309,78 @@ class BreaksOff(Callback):
             raise KeyboardInterrupt
 
 
+def shuffled() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(100, seed=4).batch(BATCH)
+
+
+def lines_of_files(folder: Path, seed: int | None = 4) -> tf.data.Dataset:
+    """Returns rows of text files, of which each worker reads files of its own."""
+
+    def parsed(line: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        columns = tf.strings.to_number(tf.strings.split(line, ","))
+        return tf.ensure_shape(columns[:4], [4]), columns[4:]
+
+    names = [str(folder / f"lines-{number}.txt") for number in range(4)]
+    return tf.data.TextLineDataset(names).map(parsed).shuffle(30, seed=seed).batch(BATCH)
+
+
+def write_lines(folder: Path) -> None:
+    folder.mkdir()
+    rows = [",".join(map(str, row)) for row in np.concatenate([X, Y], 1)]
+    for number in range(4):
+        (folder / f"lines-{number}.txt").write_text("\n".join(rows[number::4]))
+
+
 def broken_off(directory: Path) -> None:
-    """Trainings on two devices that are broken off and gone on with, on all kinds of data."""
-
-    def shuffled() -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(100, seed=4).batch(BATCH)
-
+    """Trainings that are broken off and gone on with: on two devices, and in two processes."""
+    write_lines(directory / "files")
+    np.save(directory / "x.npy", X)
     kinds: dict[str, Callable[[], Any]] = {
-        "tf.data": shuffled,
-        "split by tf.distribute": lambda: strategy_for(2).experimental_distribute_dataset(
-            shuffled()
-        ),
-        "PyDataset": lambda: Slices(X, Y),
+        "arrays": lambda: {},
+        "arrays on disk": lambda: {"x": np.load(directory / "x.npy", mmap_mode="r")},
+        "PyDataset": lambda: {"x": Slices(X, Y)},
+        "tf.data": lambda: {"x": shuffled()},
+        "split by tf.distribute": lambda: {
+            "x": strategy_for(2).experimental_distribute_dataset(shuffled())
+        },
+        "files of each worker": lambda: {"x": lines_of_files(directory / "files")},
     }
 
-    def run(name: str, snapshots: Snapshots | None, *callbacks: Callback, **how: Any) -> None:
-        if name in kinds:
-            how = {"x": kinds[name](), "y": None, "batch_size": None}
-        made = trainer(devices=2)
-        fit(
-            made,
-            *([snapshots] if snapshots else []),
-            *callbacks,
-            **how,
-            epochs=2,
-            validation_data=None,
-        )
-        write_outcome(made, directory / f"{name}, {'gone on' if snapshots else 'undisturbed'}.npz")
+    def run(devices: int, kind: str, outcome: Path, *callbacks: Callback) -> None:
+        made, how = trainer(devices=devices), kinds[kind]()
+        if "x" in how and "arrays" not in kind:
+            how |= {"y": None, "batch_size": None}
+        try:
+            fit(made, *callbacks, **how, epochs=2, validation_data=None)
+        except KeyboardInterrupt:
+            return
+        write_outcome(made, outcome)
 
-    def worker(number: int) -> None:
-        for name in ("arrays", *kinds):
-            run(name, None)
-            with contextlib.suppress(KeyboardInterrupt):
-                run(name, Snapshots(directory / name, every_steps=5), BreaksOff(STEPS + 9))
-            run(name, Snapshots(directory / name))
+    def worker(number: int, folder: Path, devices: int, kinds: Sequence[str]) -> None:
+        for kind in kinds:
+            snapshots = folder / kind
+            run(devices, kind, folder / f"{kind}, undisturbed, {number}.npz")
+            breaks_off = BreaksOff(STEPS + 9)
+            run(devices, kind, folder, Snapshots(snapshots, every_steps=5), breaks_off)
+            run(devices, kind, folder / f"{kind}, gone on, {number}.npz", Snapshots(snapshots))
+        if devices == 1:
+            made = trainer()
+            tf.random.set_seed(None)  # else TensorFlow has a seed for what has none
+            lines = lines_of_files(directory / "files", seed=None)
+            try:
+                fit(made, Snapshots(directory / "unseeded"), x=lines, y=None, batch_size=None)
+            except ValueError as error:
+                print(f"told: {error}", flush=True)
 
-    run_and_tell("two devices", directory, worker, 1)
+    on_devices = ("arrays", "PyDataset", "tf.data", "split by tf.distribute")
+    in_processes = ("arrays on disk", "tf.data", "files of each worker")
+    for name, devices, count, some in (
+        ("devices", 2, 1, on_devices),
+        ("processes", 1, 2, in_processes),
+    ):
+        folder = directory / name
+        train_some = functools.partial(worker, folder=folder, devices=devices, kinds=some)
+        run_and_tell(name, folder, train_some, count, limit=300)
 
 
 def callbacks_that_write(directory: Path) -> list[Callback]:
