@@ -14,6 +14,12 @@ from trainer.feeds.pipelines import check_draws, check_shuffles, reads_files
 NUMBERS = tf.data.Dataset.range(10)
 
 
+@pytest.fixture(autouse=True)
+def without_a_seed_for_all():
+    """Undoes what a test before may have set, by which every shuffle has a seed."""
+    tf.random.set_seed(None)
+
+
 def files(folder: Path) -> list[str]:
     for name in "ab":
         (folder / name).write_text("1\n2\n")
