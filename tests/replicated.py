@@ -34,6 +34,7 @@ Outcome = dict[str, Any]
 X = numbers(ROWS, 4)
 Y = np.random.default_rng(1).integers(0, 2, (ROWS, 1)).astype("float32")
 WEIGHTS = np.random.default_rng(2).uniform(0.5, 2, ROWS).astype("float32")
+WORDS = np.random.default_rng(3).integers(0, 6, (ROWS, 5))  # 0 is no word
 IMAGES = np.tanh(numbers(ROWS, 8, 8, 1))
 ARRAYS = {"x": X, "y": Y, "batch_size": BATCH}
 HELD_OUT = {"validation_data": (X[:41], Y[:41]), "validation_batch_size": BATCH}
@@ -55,7 +56,27 @@ class LogsMore(CustomTrainer):
             loss = self.compute_loss(x, y, y_pred)
         self.track_loss(loss, x)
         self.minimize(loss, tape)
-        return {**self.compute_metrics(x, y, y_pred), "batch_loss": loss}
+        more = {"batch_loss": loss, "rate": self.optimizer.learning_rate, "of": {"batch": loss}}
+        return {**self.compute_metrics(x, y, y_pred), **more}
+
+
+class TracksMore(CustomTrainer):
+    """Has metrics of its own: of a mean over the batch, and of a number for each row."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mean_error = keras.metrics.Mean(name="mean_error")
+        self.right = keras.metrics.Mean(name="right")
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        self.mean_error.update_state(tf.reduce_mean(tf.abs(y - y_pred)))
+        self.right.update_state(tf.abs(y - y_pred) < 0.5)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+def mean_square(y, y_pred):
+    """A loss that returns a number for the whole batch."""
+    return tf.reduce_mean(tf.square(y - y_pred))
 
 
 class FixedLatents(GANTrainer):
@@ -189,6 +210,7 @@ def trainer(
     strategy: tf.distribute.Strategy,
     *layers: Callable[[], keras.layers.Layer],
     kind: type[CustomTrainer] = CustomTrainer,
+    loss: Any = "binary_crossentropy",
     metrics: tuple = ("accuracy",),
     jit_compile: bool = False,
     run_eagerly: bool = False,
@@ -200,12 +222,91 @@ def trainer(
         return kind(
             model,
             optimizer=keras.optimizers.Adam(0.01, **of_optimizer),
-            loss="binary_crossentropy",
+            loss=loss,
             metrics=[make() if callable(make) else make for make in metrics],
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             seed=5,
         )
+
+
+def fit_compiled(
+    strategy: tf.distribute.Strategy,
+    model: Callable[[], keras.Model],
+    x: Any,
+    y: Any,
+    optimizer: Callable[[], keras.Optimizer] = lambda: keras.optimizers.Adam(0.01),
+    **how: Any,
+) -> Outcome:
+    """Returns what training and evaluating a model compiled in some way ends with."""
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        made = CustomTrainer(model(), optimizer=optimizer(), **how, seed=5)
+    made.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0)
+    return outcome(made, evaluated=made.evaluate(x, y, BATCH, verbose=0))
+
+
+def tagger(mask_zero: bool = True) -> keras.Model:
+    """Tells a class for each word."""
+    return keras.Sequential(
+        [keras.layers.Embedding(6, 4, mask_zero=mask_zero), keras.layers.Dense(6)]
+    )
+
+
+def of_words(**of_loss: Any) -> keras.losses.Loss:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **of_loss)
+
+
+def two_headed(mask_zero: bool = False) -> keras.Model:
+    words = keras.Input((5,), dtype="int32")
+    hidden = keras.layers.Embedding(6, 4, mask_zero=mask_zero)(words)
+    tags = keras.layers.Dense(6, name="tags")(hidden)
+    topic = keras.layers.Dense(2, name="topic")(keras.layers.GlobalAveragePooling1D()(hidden))
+    return keras.Model(words, {"tags": tags, "topic": topic})
+
+
+def fit_two_headed(strategy: tf.distribute.Strategy, **how: Any) -> Outcome:
+    y = {"tags": WORDS, "topic": WORDS[:, 0] % 2}
+    losses = {"tags": of_words(), "topic": of_words()}
+    weights = {"tags": 1.0, "topic": 0.5}
+    model = functools.partial(two_headed, **how)
+    return fit_compiled(strategy, model, WORDS, y, loss=losses, loss_weights=weights)
+
+
+def clipping_and_scaling() -> keras.Optimizer:
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01, clipnorm=0.02))
+
+
+def fit_normalizing(strategy: tf.distribute.Strategy) -> Outcome:
+    """Returns the moving mean of a training that changes no weights, and how far replicas differ.
+
+    Only then do batches that are normalized in parts have the same moving mean.
+    """
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        layers = [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        made = CustomTrainer(model, optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    made.fit(X[:96], Y[:96], batch_size=BATCH, epochs=EPOCHS, verbose=0)
+    parts = [
+        [value.numpy() for value in strategy.experimental_local_results(variable.value)]
+        for variable in model.non_trainable_variables
+    ]
+    spread = [np.ptp(np.stack(part), 0) for part in parts]
+    return {"moving mean": model.layers[0].moving_mean.numpy(), "spread": np.stack(spread)}
+
+
+def train_on_some_batches(strategy: tf.distribute.Strategy) -> Outcome:
+    """Returns what comes of batches given by hand, to a model that is not built yet."""
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(1)])
+        made = CustomTrainer(model, optimizer="adam", loss="mse", metrics=["mae"])
+    logs = [made.train_on_batch(X[:rows], Y[:rows]) for rows in (16, 3, 1)]
+    tested = made.test_on_batch(X[:7], Y[:7], sample_weight=WEIGHTS[:7])
+    predicted = made.predict_on_batch(X[:3])
+    weights = {str(number): weight for number, weight in enumerate(model.get_weights())}
+    return {**weights, "logs": logs, "tested": tested, "predicted": predicted}
 
 
 def outcome(made: CustomTrainer, **more: Any) -> Outcome:
@@ -298,6 +399,34 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
         trainer(strategy, global_clipnorm=0.02)
     ),
     "numbers of gradients clipped": lambda strategy: fit_alone(trainer(strategy, clipvalue=0.01)),
+    "clipped and scaled": lambda strategy: fit_compiled(
+        *(strategy, functools.partial(mlp, activation="sigmoid"), X, Y),
+        optimizer=clipping_and_scaling,
+        loss="mse",
+    ),
+    "masks": lambda strategy: fit_compiled(
+        strategy, tagger, WORDS, WORDS, loss=of_words(), metrics=["accuracy"]
+    ),
+    "masks, clipped": lambda strategy: fit_compiled(
+        *(strategy, tagger, WORDS, WORDS),
+        optimizer=lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.02),
+        loss=of_words(),
+    ),
+    "a class ignored": lambda strategy: fit_compiled(
+        strategy, tagger, WORDS, WORDS, loss=of_words(ignore_class=1)
+    ),
+    "a sum": lambda strategy: fit_compiled(
+        strategy, tagger, WORDS, WORDS, loss=of_words(reduction="sum")
+    ),
+    "a loss that is a number": lambda strategy: fit_alone(trainer(strategy, loss=mean_square)),
+    "two outputs": fit_two_headed,
+    "two outputs, masks": lambda strategy: fit_two_headed(strategy, mask_zero=True),
+    "metrics of a step": lambda strategy: fit_alone(trainer(strategy, kind=TracksMore)),
+    "averages": fit_normalizing,
+    "batch normalization of all rows": lambda strategy: fit_alone(
+        trainer(strategy, lambda: keras.layers.BatchNormalization(synchronized=True))
+    ),
+    "single batches": train_on_some_batches,
     "AUC": lambda strategy: fit(trainer(strategy, metrics=(keras.metrics.AUC,)), **ARRAYS),
     "a step of its own": lambda strategy: fit(trainer(strategy, kind=LogsMore), **ARRAYS),
     "logs of each step": fit_logging_each_step,

@@ -122,6 +122,9 @@ def test_workers_that_differ_are_told_so_before_the_first_step(tmp_path):
         "content": "first batch of the data is another one in process 1 than in the chief",
         "epochs": f"epochs: {workers.EPOCHS + 1} in process 1, {workers.EPOCHS} in the chief",
         "version": "version of Keras: 0.1 in process 1, ",
+        "settings": "optimizer of sequential/clipnorm: 0.1 in process 1, None in the chief",
+        "callbacks": "callbacks: ['NaNGuard'] in process 1, [] in the chief",
+        "begin": "model/sequential/dense/kernel is another one in process 1 than in the chief",
         "shuffle": "processes were given different batches. Each reads all of them",
         "PyDataset": "processes were given different batches. Each reads all of them",
         "snapshot": "snapshot to go on with: none in process 1, of step 52, checksum ",
@@ -216,12 +219,32 @@ def test_a_step_that_is_not_finite_is_recorded_and_left_out_as_on_one_device(tmp
             assert "told: Step 12, counted from 0, is not finite: loss is nan; " in one.printed
             assert "part 0 of the batch is not finite in row 4; the first layer" in one.printed
             assert "replayed: nan" in one.printed
+            if name != "one":
+                assert "told of split: Step 12, counted from 0, is not finite" in one.printed
+                assert "replayed split: nan" in one.printed
             with (
                 np.load(tmp_path / name / f"ended-{number}.npz") as found,
                 np.load(tmp_path / "one" / "ended-0.npz") as expected,
             ):
                 assert_close(dict(found), dict(expected))
     assert list(runs) == ["one", "devices", "processes"]
+
+
+def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
+    ((_, (ended,)),) = run("refused", tmp_path)
+    assert_ended_well([ended])
+    told = dict(line.split(": ", 1) for line in ended.printed.splitlines() if ": " in line)
+    expected = {
+        "none": "has the reduction 'none', which several devices cannot share: give it reduction=",
+        "weights": "has the reduction 'mean_with_sample_weight', which several devices cannot",
+        "accumulation": "has gradient_accumulation_steps=2, which Keras cannot do on 2 devices",
+        "overwriting": "has ema_overwrite_frequency=3, which Keras cannot do on 2 devices",
+        "scope": "but the optimizer adam was made outside of the scope of their strategy",
+        "several losses": "it has to be known which loss, target and sample weight an output has",
+        "own step": "OwnStep has a train_step of its own, which each of 2 devices takes",
+    }
+    for what, sentence in expected.items():
+        assert sentence in told[what]
 
 
 def test_devices_and_processes_go_on_to_the_same_bits(tmp_path):

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,7 +224,13 @@ def differing(directory: Path) -> None:
             how = {"x": iter(batches_of_one), "y": None, "batch_size": None, "epochs": 1}
         elif is_other and what == "version":
             keras.__version__ = "0.1"
+        elif is_other and what == "settings":
+            made.optimizer.clipnorm = 0.1
         callbacks = []
+        if what == "callbacks" and is_other:
+            callbacks = [NaNGuard(directory / what)]
+        elif what == "begin" and is_other:
+            callbacks = [SetsWeights()]
         if what == "snapshot":
             callbacks = [Snapshots(directory / what / f"snapshots-{number if is_other else 0}")]
         before = values(training_variables(made))
@@ -235,6 +242,7 @@ def differing(directory: Path) -> None:
             after = values(training_variables(made))
             if what not in ("shuffle", "PyDataset"):  # which show only in the first group
                 assert made.step == 0
+            if what not in ("shuffle", "PyDataset", "begin"):
                 assert all((after[name] == before[name]).all() for name in before)
             print(f"told: {error}", flush=True)
 
@@ -250,6 +258,9 @@ def differing(directory: Path) -> None:
         "content",
         "epochs",
         "version",
+        "settings",
+        "callbacks",
+        "begin",
         "shuffle",
         "PyDataset",
         "length",
@@ -283,15 +294,78 @@ def failing(directory: Path) -> None:
             print(f"told: {error}", flush=True)
             replayed = made.replay(folder / "failures" / "step-12")
             print(f"replayed: {replayed['loss']}", flush=True)
+        if folder.name != "one":
+            record_what_is_split(folder / "split", devices)
         skipping = NaNGuard(folder / "skipped", skips=EPOCHS)
         made = trainer(network_for_writing, devices)
         fit(made, skipping, **how)
         assert skipping.skipped == EPOCHS
         write_outcome(made, folder / f"ended-{number}.npz")
 
+    def record_what_is_split(folder: Path, devices: int) -> None:
+        made = trainer(network_for_writing, devices)
+        lines = tf.data.Dataset.from_tensor_slices((x, Y)).batch(BATCH)
+        split = made.model.distribute_strategy.experimental_distribute_dataset(lines)
+        try:
+            fit(made, NaNGuard(folder), x=split, y=None, batch_size=None)
+        except NonFiniteError as error:
+            print(f"told of split: {error}", flush=True)
+            print(f"replayed split: {made.replay(error.path)['loss']}", flush=True)
+
     for name, devices, count in (("one", 1, 1), ("devices", 2, 1), ("processes", 1, 2)):
         folder = directory / name
         run_and_tell(name, folder, lambda n, f=folder, d=devices: worker(n, f, d), count)
+
+
+class SetsWeights(Callback):
+    """Sets other weights at the begin."""
+
+    def on_train_begin(self, logs=None):
+        self.model.layers[0].kernel.assign(np.ones((4, 5)))
+
+
+def refused(directory: Path) -> None:
+    """What several devices cannot do, each on two of them."""
+
+    class OwnStep(keras.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    def dense(kind: type[keras.Sequential] = keras.Sequential) -> keras.Model:
+        return kind([keras.Input((4,)), keras.layers.Dense(1)])
+
+    def tell(
+        what: str,
+        model: Callable[[], keras.Model] = dense,
+        optimizer: Callable[[], keras.Optimizer] = keras.optimizers.Adam,
+        loss: Any = "mse",
+    ) -> None:
+        with strategy_for(2).scope():
+            made = CustomTrainer(model(), optimizer=optimizer(), loss=loss)
+        before = made.model.get_weights()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                made.fit(X, Y, batch_size=BATCH, verbose=0)
+                print(f"{what}: {[str(one.message) for one in caught]}", flush=True)
+            except ValueError as error:
+                after = made.model.get_weights()
+                assert all(map(np.array_equal, before, after))
+                print(f"{what}: {error}".partition("\n")[0], flush=True)
+
+    def worker(number: int) -> None:
+        strategy_for(2)  # before anything else is made
+        mse, adam = keras.losses.MeanSquaredError, keras.optimizers.Adam
+        outside = adam()
+        tell("none", loss=mse(reduction="none"))
+        tell("weights", loss=mse(reduction="mean_with_sample_weight"))
+        tell("several losses", loss=[mse(reduction="sum"), "mae"])
+        tell("accumulation", optimizer=lambda: adam(gradient_accumulation_steps=2))
+        tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
+        tell("scope", optimizer=lambda: outside)
+        tell("own step", lambda: dense(OwnStep))
+
+    run_and_tell("refused", directory, worker, count=1)
 
 
 class BreaksOff(Callback):
@@ -432,6 +506,7 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
     "differing": differing,
     "writing": writing,
     "failing": failing,
+    "refused": refused,
     "broken off": broken_off,
 }
 

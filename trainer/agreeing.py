@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,11 +13,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.algorithm import Algorithm
+from trainer.callbacks.for_network import unwrapped
+from trainer.callbacks.nan_guard import NaNGuard
+from trainer.callbacks.snapshots import Snapshots
 from trainer.feeds import Feed
+from trainer.networks import trained_networks
 from trainer.peers import Peers
+from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.files import Contents
 
 _SHOWN = 5  # differences
+# Keras counts names on, and so has them in what joins layers.
+_NAMES = {"name", "inbound_nodes", "input_layers", "output_layers"}
+_IN_ALL = (Snapshots, NaNGuard, keras.callbacks.TerminateOnNaN)  # or in none
 
 
 class Facts(NamedTuple):
@@ -75,12 +85,57 @@ def _differences(number: int, other: Facts, chief: Facts) -> Iterator[str]:
             yield f"{name} is another one in process {number} than in the chief"
 
 
+def check_before(
+    algorithm: Algorithm,
+    state: AlgorithmState,
+    plan: dict[str, Any],
+    callbacks: Iterable[keras.callbacks.Callback],
+    restored: Contents | None,
+) -> None:
+    """Checks that all processes are about to train the same.
+
+    Args:
+        algorithm: the algorithm.
+        state: what training changes of it.
+        plan: what they are asked for, by name.
+        callbacks: the callbacks.
+        restored: the snapshot to go on with.
+
+    Raises:
+        ValueError: they are not.
+    """
+
+    def facts() -> Facts:
+        told = {**plan, **_versions(), **_settings(algorithm.model)}
+        told["callbacks"] = _told_of_callbacks(callbacks)
+        told["snapshot to go on with"] = _told_of_snapshot(restored)
+        return Facts(told, _sums_of(state.alike()))
+
+    check_alike(algorithm.peers, facts)
+
+
+def check_begun(algorithm: Algorithm, state: AlgorithmState, epoch: int) -> None:
+    """Checks that all processes begin with the same, now that callbacks had their say.
+
+    Args:
+        algorithm: the algorithm.
+        state: what training changes of it.
+        epoch: the epoch to begin with.
+
+    Raises:
+        ValueError: they do not.
+    """
+    check_alike(
+        algorithm.peers, lambda: Facts({"epoch to begin with": epoch}, _sums_of(state.alike()))
+    )
+
+
 def chiefs_seed(peers: Peers, seed: int) -> int:
     """Returns the seed of the chief, which any number may be."""
     return int(peers.text_of_each(str(seed))[0])
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Returns the versions of the packages that training follows from."""
     try:
         own = metadata.version("keras-custom-trainer")
@@ -88,6 +143,33 @@ def versions() -> dict[str, str]:
         own = "unknown"
     found = {"trainer": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
     return {f"version of {package}": version for package, version in found.items()}
+
+
+def _settings(model: keras.Model) -> dict[str, Any]:
+    """Returns what a model and what it is compiled with were made with, as far as they tell it."""
+    places = {"model": model.get_config, "compiled": model.get_compile_config}
+    for network, optimizer in trained_networks(model):
+        places[f"optimizer of {network.name}"] = optimizer.get_config
+    found = {}
+    for place, tell in places.items():
+        with contextlib.suppress(Exception):  # a class of the user's need not be able to
+            for path, value in keras.tree.flatten_with_path(tell()):
+                if _is_setting(path, value):
+                    found["/".join(map(str, (place, *path)))] = value
+    return found
+
+
+def _is_setting(path: tuple, value: Any) -> bool:
+    """Returns whether processes train alike only where they have the same value at a path."""
+    is_rate = path[-1] == "learning_rate" and isinstance(value, float)  # which is the chief's
+    is_name = not _NAMES.isdisjoint(path) and "dtype" not in path
+    return not (is_rate or is_name or path[0] == "optimizer")
+
+
+def _told_of_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
+    """Returns which callbacks there are that all processes have to have, or none."""
+    found = (c for c in map(unwrapped, callbacks) if isinstance(c, _IN_ALL))
+    return sorted({type(callback).__name__ for callback in found})
 
 
 def facts_of_data(name: str, feed: Feed, steps: int | None) -> Facts:
@@ -105,12 +187,12 @@ def facts_of_data(name: str, feed: Feed, steps: int | None) -> Facts:
     )
 
 
-def sums_of(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+def _sums_of(arrays: dict[str, np.ndarray]) -> dict[str, int]:
     """Returns a checksum of each array by its name."""
     return {name: _sum([array]) for name, array in arrays.items()}
 
 
-def told_of_snapshot(contents: Contents | None) -> str:
+def _told_of_snapshot(contents: Contents | None) -> str:
     """Returns what tells a snapshot to go on with from others."""
     if contents is None:
         return "none"

@@ -10,12 +10,14 @@ import keras
 import tensorflow as tf
 
 from trainer.feeds import Batch
+from trainer.gradients import apply_on_replicas
+from trainer.losses import replica_mean, weights_on_replica
 from trainer.networks import trained_networks
 from trainer.peers import Peers, peers_of
-from trainer.shares import current_share, own, own_rows
-from trainer.sums import apply_on_replicas
+from trainer.shares import current_share, first_of
 
 tree = keras.tree
+_START_TIMEOUT = 600.0  # seconds
 
 
 class Algorithm:
@@ -28,7 +30,7 @@ class Algorithm:
         model: the model that the steps train and call.
         seed: seed of what is shuffled and drawn.
         peer_timeout: seconds that a process waits, before each group, for the others that train
-            with it.
+            with it; at the start of a call it waits 600, if that is more.
     """
 
     model: keras.Model
@@ -39,6 +41,12 @@ class Algorithm:
     def peers(self) -> Peers:
         """The processes that train together."""
         return peers_of(self.model.distribute_strategy, self.peer_timeout)
+
+    @property
+    def peers_at_start(self) -> Peers:
+        """The processes that train together, given the time to read their data first."""
+        timeout = max(self.peer_timeout, _START_TIMEOUT)
+        return peers_of(self.model.distribute_strategy, timeout)
 
     @property
     def is_chief(self) -> bool:
@@ -99,10 +107,16 @@ class Algorithm:
             training: whether this is a training step.
 
         Returns:
-            A scalar, the mean over this replica's rows; `minimize` scales it to several replicas.
+            A scalar. On several replicas it is that of this one's rows, such that the mean over
+            replicas, weighted by their rows, is the loss of the batch.
+
+        Raises:
+            ValueError: several replicas cannot share a compiled loss.
         """
         takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
         keywords = {"training": training} if takes_training else {}
+        if not overrides(self.model, "compute_loss"):
+            sample_weight = weights_on_replica(self.model, y, y_pred, sample_weight)
         return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
 
     def known_inputs(self, mode: str) -> list[keras.KerasTensor] | None:
@@ -146,7 +160,7 @@ class Algorithm:
         networks, call it once for each, with a tape each or a persistent one.
 
         Args:
-            loss: scalar computed under `tape`, the mean over this replica's rows.
+            loss: scalar computed under `tape`, a mean over this replica's rows.
             tape: the tape; it may still be recording.
             variables: what to change; the model's trainable weights where not given.
             optimizer: what changes them; the model's optimizer where not given.
@@ -172,7 +186,7 @@ class Algorithm:
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:
         """Adds `loss`, the mean over the rows of `x`, to the running `loss` of the logs."""
-        rows = own_rows(x)
+        rows = tf.shape(first_of(x))[0]
         # First among the metrics that Keras itself lists, also where a class lists others.
         keras.Model.metrics.fget(self.model)[0].update_state(loss, sample_weight=rows)
 
@@ -180,7 +194,6 @@ class Algorithm:
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
         """Updates the compiled metrics; returns the running value of every metric by log key."""
-        x, y, y_pred, sample_weight = own((x, y, y_pred, sample_weight))
         logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return {**logs, **_results(self.own_metrics)}
 
@@ -213,15 +226,6 @@ class Algorithm:
         """Ends training: puts in place the averaged weights of an optimizer that keeps some."""
         for network, optimizer in trained_networks(self.model):
             optimizer.finalize_variable_values(network.trainable_weights)
-
-
-def replica_mean(loss: tf.Tensor) -> tf.Tensor:
-    """Returns a loss of Keras's as the mean over this replica's rows.
-
-    Keras divides what its losses return by the number of replicas.
-    """
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
 
 
 def overrides(model: keras.Model, method: str) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,26 +13,19 @@ import keras
 import tensorflow as tf
 
 from trainer import checks, loop
-from trainer.agreeing import (
-    Facts,
-    check_alike,
-    chiefs_seed,
-    facts_of_data,
-    sums_of,
-    told_of_snapshot,
-    versions,
-)
+from trainer.agreeing import check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
-from trainer.feeds import Feed, Part, as_array, class_weights, open_feed, split_rows
+from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
 from trainer.networks import Networks, learning_rates
+from trainer.opening import limited, opened
 from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress
@@ -84,7 +75,7 @@ class CustomTrainer(Algorithm):
             chunks, as are those on disk. `None` stands for a quarter of the free memory on an
             accelerator, and for 16 MiB on a CPU, which reads larger ones faster where they are.
         peer_timeout: seconds that this process waits, at each group of steps, for the others that
-            train with it.
+            train with it; at the start of a call it waits 600, if that is more.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -205,7 +196,7 @@ class CustomTrainer(Algorithm):
         """
         self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
-        epochs = _limited("epochs", epochs, keras.config.max_epochs())
+        epochs = limited("epochs", epochs, keras.config.max_epochs())
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(
                 (x, y, sample_weight), validation_split
@@ -248,6 +239,7 @@ class CustomTrainer(Algorithm):
                         validation=validation,
                         validation_freq=validation_freq,
                         resumed=session.resumed,
+                        begun=functools.partial(check_begun, self, self._state()),
                         between=session,
                         validating=session.validating,
                     )
@@ -375,7 +367,8 @@ class CustomTrainer(Algorithm):
         """Saves what training changes: weights, optimizers, metrics, random seeds, steps, epochs.
 
         While `fit` runs, in a callback's hook, the whole training is saved, as the callback
-        `Snapshots` does, as soon as all hooks of the batch or the epoch were called.
+        `Snapshots` does, as soon as all hooks of the batch or the epoch were called. Where several
+        processes train together, each of them has to call it; the chief writes.
 
         Args:
             path: the folder to write, in place of one that is there.
@@ -386,7 +379,8 @@ class CustomTrainer(Algorithm):
         if self._session is not None:
             self._session.save(Path(path))
             return
-        contents = AlgorithmState(self, self._progress).taken()
+        with self._telling_of_lost_peers():
+            contents = self._state().taken()
         if self.is_chief:
             files.write(Path(path), contents)
 
@@ -406,7 +400,7 @@ class CustomTrainer(Algorithm):
             contents = files.read(Path(path))
         except DamagedSnapshotError as error:
             raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error
-        AlgorithmState(self, self._progress).put_back_at_rest(contents)
+        self._state().put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
     def replay(self, path: str | os.PathLike) -> dict[str, float]:
@@ -426,7 +420,7 @@ class CustomTrainer(Algorithm):
         contents = files.read(Path(path))
         if "batch" not in contents.facts:
             raise ValueError(f"{path} has no batch: give a folder that NaNGuard wrote.")
-        state = AlgorithmState(self, self._progress)
+        state = self._state()
         state.put_back_at_rest(contents)
         self.reset_metrics()
         batch = decoded(contents.facts["batch"], contents.arrays)
@@ -444,6 +438,9 @@ class CustomTrainer(Algorithm):
         """
         return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
 
+    def _state(self) -> AlgorithmState:
+        return AlgorithmState(self, self._progress)
+
     @contextlib.contextmanager
     def _session_of(
         self, run: Run, validation: Run | None, plan: dict[str, Any]
@@ -455,79 +452,35 @@ class CustomTrainer(Algorithm):
         try:
             with session_of(
                 *(state, callbacks, self._progress, self._fits, self._restored, self.peers),
-                check=functools.partial(self._check_peers, plan),
+                check=functools.partial(check_before, self, self._state(), plan, callbacks),
             ) as session:
                 self._restored = None  # kept where this `fit` was refused
                 self._session = session
                 yield session
-                session.finish(AlgorithmState(self, self._progress).taken)
+                session.finish(self._state().taken)
         finally:
             self._session = before
 
-    def _check_peers(self, plan: dict[str, Any], restored: Contents | None) -> None:
-        """Checks that all processes are about to train the same.
-
-        Args:
-            plan: what they are asked for, by name.
-            restored: the snapshot to go on with.
-        """
-
-        def facts() -> Facts:
-            told = {**plan, **versions(), "snapshot to go on with": told_of_snapshot(restored)}
-            return Facts(told, sums_of(AlgorithmState(self, self._progress).alike()))
-
-        check_alike(self.peers, facts)
-
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
-        with placed(f"in {mode}_on_batch, step {self.step}"):
+        with placed(f"in {mode}_on_batch, step {self.step}"), self._telling_of_lost_peers():
             batch = keras.tree.map_structure(as_array, batch)
+            self._programs.build_for_replicas(
+                mode, lambda: keras.tree.map_structure(spec_of, batch)
+            )
             program = self._programs.program(mode, self._programs.choose_xla(mode))
             return program.run_on_batch(batch)
 
     @contextlib.contextmanager
     def _opened(
-        self,
-        mode: Mode,
-        argument: str,
-        data: tuple,
-        *,
-        steps: int | None,
-        epochs: int = 1,
-        evaluations: int = 1,
-        **how: Any,
+        self, mode: Mode, argument: str, data: tuple, **how: Any
     ) -> Iterator[tuple[Feed, int | None]]:
-        """Opens the feed of `data`, checked to have what is asked of it.
-
-        Args:
-            mode: the mode of the run.
-            argument: the name that the user gave `steps` by.
-            data: x, y and sample weights.
-            steps: batches to take each time, `None` for all.
-            epochs: how many times, each going on where the one before ended.
-            evaluations: how many times, each starting afresh.
-            how: further arguments of `open_feed`.
-        """
-        steps = _limited(argument, steps, keras.config.max_steps_per_epoch())
-        group = int(self.model.steps_per_execution)
-        # The last group of an epoch is a whole one, too.
-        most = steps and math.ceil(steps / group) * group * epochs * evaluations
-        with self._telling_of_lost_peers():
-            self.seed = chiefs_seed(self.peers, self.seed)
-            feed = open_feed(
-                *data,
-                steps=steps,
-                most=most,
-                seed=self.seed,
-                budget=self.array_budget,
-                part=Part(self.peers.number, self.peers.count),
-                strategy=self.model.distribute_strategy,
-                **how,
-            )
-            with contextlib.closing(feed):
-                checks.enough_data(feed, argument, steps, epochs)
-                check_alike(self.peers, lambda: facts_of_data(_DATA_OF[argument], feed, steps))
-                self._programs.build_for_replicas(mode, feed, self.epoch)
-                yield feed, steps
+        """Opens the feed of `data`; arguments as `opened` takes them."""
+        how |= {"budget": self.array_budget, "epoch": self.epoch}
+        with (
+            self._telling_of_lost_peers(),
+            opened(self, self._programs, mode, argument, data, **how) as found,
+        ):
+            yield found
 
     @contextlib.contextmanager
     def _telling_of_lost_peers(self) -> Iterator[None]:
@@ -606,14 +559,3 @@ class CustomTrainer(Algorithm):
         ordered += [key for key in sorted(logs) if key not in names]
         values = [logs[name] for name in ordered]
         return values[0] if len(values) == 1 else values
-
-
-_DATA_OF = {"steps_per_epoch": "data", "validation_steps": "validation data", "steps": "data"}
-
-
-def _limited(name: str, value: int | None, limit: int | None) -> int | None:
-    """Returns `value`, or Keras's own limit for short test runs where that is lower."""
-    if not limit or (value and value <= limit):
-        return value
-    warnings.warn(f"Limiting {name} to {limit}, as keras.config asks.", stacklevel=4)
-    return limit

@@ -11,14 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import gan_checks
-from trainer.algorithm import replica_mean
 from trainer.compiling import compile_model
 from trainer.custom_trainer import CustomTrainer
 from trainer.feeds import Batch
 from trainer.hooks import Mode
 from trainer.images import value_range
+from trainer.losses import replica_mean, weight_on_replica
 from trainer.networks import Networks
-from trainer.shares import own, own_rows
 
 _D_OPTIMIZER = {
     "class_name": "Adam",
@@ -334,15 +333,15 @@ class GANTrainer(CustomTrainer):
         fake_logits, real_logits = logits[:rows], logits[rows:]
         loss = self.discriminator_loss(real_logits, fake_logits)
         loss += self.penalty(images, fakes, labels, training)
-        self.d_loss.update_state(loss, sample_weight=own_rows(images))
-        self.track_logits(own(real_logits), own(fake_logits))
+        self.d_loss.update_state(loss, sample_weight=_rows(images))
+        self.track_logits(real_logits, fake_logits)
         return loss
 
     def _generator_loss(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
         fakes = self._fakes(images, labels, training)
         x = fakes if labels is None else [fakes, labels]
         loss = self.generator_loss(self.discriminator(x, training=training))
-        self.g_loss.update_state(loss, sample_weight=own_rows(images))
+        self.g_loss.update_state(loss, sample_weight=_rows(images))
         return loss
 
     def _fakes(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
@@ -352,10 +351,10 @@ class GANTrainer(CustomTrainer):
         return self.generator(x, training=training)
 
     def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        loss = self.loss(labels, logits)
         if isinstance(self.loss, keras.losses.Loss):
-            return replica_mean(loss)
-        return tf.reduce_mean(loss)  # a function returns a loss a row
+            weight = weight_on_replica(self.loss, labels, logits)
+            return replica_mean(self.loss(labels, logits, weight))
+        return tf.reduce_mean(self.loss(labels, logits))  # a function returns a loss a row
 
     def _noisy(self, labels: tf.Tensor) -> tf.Tensor:
         amount = self.label_noise

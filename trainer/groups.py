@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from trainer.collecting import Ran
 from trainer.errors import add_note, placed
@@ -130,18 +131,18 @@ def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[in
 
 
 def _agreed(run: Run, k: int, reads_each: bool) -> tuple[int, bool]:
-    """Returns what the chief says of the next group, and takes over its learning rates.
+    """Returns what suits all processes for the next group; takes over the chief's learning rates.
 
     All of it may follow from what a process alone knows: its clock, its callbacks.
     """
     if run.peers.count == 1:
         return k, reads_each
     mine = [float(rate.numpy()) for rate in run.learning_rates]
-    k, reads_each, *rates = run.peers.of_chief(k, reads_each, *mine)
-    for variable, before, rate in zip(run.learning_rates, mine, rates, strict=True):
+    of_each = run.peers.numbers_of_each(np.float64([k, reads_each, *mine]))
+    for variable, before, rate in zip(run.learning_rates, mine, of_each[0, 2:], strict=True):
         if rate != before:
             variable.assign(rate)
-    return int(k), bool(reads_each)
+    return int(of_each[:, 0].min()), bool(of_each[:, 1].max())
 
 
 def _call(

@@ -61,14 +61,14 @@ def _sparse_targets(model: keras.Model, y: Any) -> Iterator[tuple[Any, int, int 
     outputs = getattr(model, "outputs", None)
     if y is None or not outputs:
         return
-    losses = _per_output(model, model.loss, len(outputs))
-    targets = _per_output(model, y, len(outputs))
+    losses = per_output(model, model.loss, len(outputs))
+    targets = per_output(model, y, len(outputs))
     for loss, labels, output in zip(losses, targets, outputs, strict=True):
         if _is_sparse_crossentropy(loss) and output.shape[-1] is not None:
             yield labels, output.shape[-1], getattr(loss, "ignore_class", None)
 
 
-def _per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:
+def per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:
     """Returns the part of `structure` for each output, `None` where it cannot be told."""
     if isinstance(structure, dict):
         return [structure.get(name) for name in getattr(model, "output_names", [None] * count)]

@@ -70,6 +70,7 @@ def train(
     validation: Run | None = None,
     validation_freq: int | Sequence[int] = 1,
     resumed: Resumed | None = None,
+    begun: Callable[[int], None] = int,
     between: Between | None = None,
     validating: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> None:
@@ -96,6 +97,7 @@ def train(
         validation: the evaluation after an epoch.
         validation_freq: every how many epochs, or after which, counted from 1.
         resumed: the training to go on with, if it is one.
+        begun: told the epoch to begin with, after `on_train_begin`; may raise.
         between: comes between two groups and after each epoch, once all hooks were called.
         validating: goes around each validation.
     """
@@ -105,6 +107,7 @@ def train(
     # `BackupAndRestore` leaves the epoch to go on from in this attribute; no public name has it.
     initial_epoch = getattr(model, "_initial_epoch", None) or initial_epoch
     start = resumed.place if resumed else Place(initial_epoch)
+    begun(start.epoch)
     if resumed and not start.step:
         resumed.put_back()
         epochs = start.epoch if model.stop_training else epochs
@@ -236,6 +239,7 @@ def _train_epoch(
             if _ends_with(model, run, place, between):
                 break
     run.feed.epoch_ended()
+    run.program.end_epoch()
     return place.logs
 
 

@@ -40,10 +40,6 @@ class Peers:
         """Whether this is the process that writes files and shows progress."""
         return self.number == 0
 
-    def of_chief(self, *numbers: float) -> tuple[float, ...]:
-        """Returns the numbers that the chief gives."""
-        return numbers
-
     def of_any(self, *flags: bool) -> tuple[bool, ...]:
         """Returns for each of several questions whether one of the processes says yes."""
         return flags
@@ -98,10 +94,6 @@ class SeveralPeers(Peers):
         self._summed = tf.function(
             self._summed_over_processes, input_signature=[tf.TensorSpec([None], tf.float64)]
         )
-
-    def of_chief(self, *numbers: float) -> tuple[float, ...]:  # noqa: D102
-        mine = np.float64(numbers)
-        return tuple(self._sum(mine if self.is_chief else np.zeros_like(mine)).tolist())
 
     def of_any(self, *flags: bool) -> tuple[bool, ...]:  # noqa: D102
         return tuple((self._sum(np.float64(flags)) > 0).tolist())

@@ -128,6 +128,14 @@ class Program:
         """What all batches so far come to, as `Replicas` tells it."""
         return self._replicas.seen
 
+    def end_epoch(self) -> None:
+        """Is told that an epoch of training ends: all replicas then have the same averages."""
+        self._replicas.average()
+
+    def whole(self, batch: Batch) -> Batch:
+        """Returns a batch that was read, with the rows of all devices that train together."""
+        return self._replicas.whole(batch)
+
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
         return self._replicas.merged_now(self._run_step(lambda: self._step, batch))

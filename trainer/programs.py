@@ -17,7 +17,7 @@ from trainer.errors import raise_clearer
 from trainer.feeds import Feed, rows_at_hand
 from trainer.labels import guard_labels
 from trainer.program import PredictProgram, Program
-from trainer.replicas import Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
+from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.sums import read_at_once
 from trainer.watching import Mode
 
@@ -36,6 +36,7 @@ class Programs:
         self._asked = (compile_mark(algorithm.model), jit_compile)
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         self._built_for: tuple = ()
+        self._ready_for: dict[Mode, tuple] = {}  # several replicas
 
     def choose_xla(
         self, mode: Mode, feed: Feed | None = None, planned: int | None = None
@@ -57,16 +58,30 @@ class Programs:
         asked = asked if mark is compile_mark(model) else None
         return xla.choose(mode, model, asked, planned, obstacle)
 
-    def build_for_replicas(self, mode: Mode, feed: Feed, epoch: int) -> None:
-        """Makes the variables that a step of several replicas cannot make."""
-        replicas = self._replicas(mode)
-        if isinstance(replicas, SeveralReplicas):
-            feed.rewind(epoch)
-            spec = replicas.seen_spec(feed.batch_spec())
-            if mode != "predict":
-                self._build(self._algorithm.test_step, spec)
-            elif not self._algorithm.model.built:
-                build_state(self._algorithm.model, self._algorithm.predict_step, spec)
+    def build_for_replicas(self, mode: Mode, batch_spec: Callable[[], Any]) -> None:
+        """Makes the variables that a step of several replicas cannot make.
+
+        Args:
+            mode: whose step it is.
+            batch_spec: returns the `tf.TypeSpec` of a batch.
+
+        Raises:
+            ValueError: several replicas cannot train the model.
+        """
+        model, replicas = self._algorithm.model, self._replicas(mode)
+        mark = (compile_mark(model), model.built)
+        if not isinstance(replicas, SeveralReplicas) or self._ready_for.get(mode) == mark:
+            return
+        checks.takes_replicas(model, self._metrics())
+        step = f"{mode}_step"
+        if mode != "predict" and overrides(model, step) and not has_own_step(self._algorithm, mode):
+            checks.step_of_model_on_replicas(model, step)
+        spec = replicas.seen_spec(batch_spec())
+        if mode != "predict":
+            self._build(self._algorithm.test_step, spec)
+        elif not model.built:
+            build_state(model, self._algorithm.predict_step, spec)
+        self._ready_for[mode] = (compile_mark(model), model.built)
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
@@ -125,9 +140,21 @@ class Programs:
         strategy = self._algorithm.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
             return Replicas(strategy)
+        kept = Kept(self._algorithm.seeds, self._metrics, self._averages)
         if mode == "predict":
-            return ReplicasWithRows(strategy, self._algorithm.seeds)
-        return ReplicasWithLogs(strategy, self._algorithm.seeds, self._metric_results)
+            return ReplicasWithRows(strategy, kept)
+        return ReplicasWithLogs(strategy, kept, self._metric_results)
+
+    def _averages(self) -> list[keras.Variable]:
+        """Returns what layers assign for themselves, and Keras adds up for none of them."""
+        own = self._algorithm.model.non_trainable_variables
+        return [v for v in own if v.aggregation == "none" and tf.as_dtype(v.dtype).is_floating]
+
+    def _metrics(self) -> list[keras.metrics.Metric]:
+        """Returns all metrics that a step may update, whatever a class lists."""
+        algorithm = self._algorithm
+        of_keras = keras.Model.metrics.fget(algorithm.model)
+        return list({id(metric): metric for metric in [*algorithm.metrics, *of_keras]}.values())
 
     def _metric_results(self) -> dict[str, tf.Tensor]:
         """Returns what the metrics say of the rows of all replicas."""

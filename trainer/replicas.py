@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from trainer.counting import counting_own_rows
 from trainer.feeds import PartOfBatch
 from trainer.peers import spans_processes
-from trainer.shares import Step, checksum_of_first_row, current_share, on_share
+from trainer.shares import Step, checksum, current_share, on_share
 
 tree = keras.tree
 _SUMS = 2**40  # checksums are below
 _APART = 1_000_003  # between the seeds of two replicas
+_EXCHANGED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)  # by any collective
 
 
 class Local(NamedTuple):
@@ -28,6 +31,21 @@ class Local(NamedTuple):
 
     outputs: Any
     rows: tf.Tensor
+
+
+class Kept(NamedTuple):
+    """What steps change apart from weights and optimizers; each attribute is called to have it.
+
+    Attributes:
+        seeds: the states of the seed generators, `[seed, count]` each. A replica draws by seeds of
+            its own; between steps all have the same again.
+        metrics: the metrics; on a replica they count what is its own.
+        averages: variables of layers, which each replica has a value of its own of.
+    """
+
+    seeds: Callable[[], list[keras.Variable]]
+    metrics: Callable[[], list[keras.metrics.Metric]]
+    averages: Callable[[], list[keras.Variable]]
 
 
 class Replicas:
@@ -49,6 +67,13 @@ class Replicas:
         return outputs
 
     merged_now = merged  # outside of a graph
+
+    def whole(self, batch: Any) -> Any:
+        """Returns a batch that was read, the rows of all replicas in it."""
+        return batch
+
+    def average(self) -> None:
+        """Sets what layers keep, such as averages over batches, to its mean over all replicas."""
 
     @property
     def own_variables(self) -> tuple[tf.Variable, ...]:
@@ -73,13 +98,13 @@ class SeveralReplicas(Replicas):
 
     Args:
         strategy: the strategy.
-        seeds: returns the states of the seed generators, `[seed, count]` each. A replica draws by
-            seeds of its own; between steps all have the same again.
+        kept: what steps change.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, seeds: Callable[[], list[Any]]):
+    def __init__(self, strategy: tf.distribute.Strategy, kept: Kept):
         super().__init__(strategy)
-        self._seeds = seeds
+        self._kept = kept
+        self._averaged = tf.function(lambda: strategy.run(self._average_of_all))
         self._here = len(strategy.extended.worker_devices)
         self._are_elsewhere = spans_processes(strategy)
         with tf.init_scope():
@@ -93,6 +118,22 @@ class SeveralReplicas(Replicas):
     def seen(self) -> int:  # noqa: D102
         return int(self._seen.read_value()) % _SUMS
 
+    def average(self) -> None:  # noqa: D102
+        if self._kept.averages():
+            self._averaged()
+
+    def _average_of_all(self) -> None:
+        context = tf.distribute.get_replica_context()
+        add_up = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+        is_first = context.replica_id_in_sync_group == 0
+        variables = self._kept.averages()
+        own = [tf.convert_to_tensor(variable) for variable in variables]
+        first = add_up([tf.where(is_first, value, tf.zeros_like(value)) for value in own])
+        # What all have alike keeps its bits.
+        apart = add_up([value - base for value, base in zip(own, first, strict=True)])
+        for variable, base, total in zip(variables, first, apart, strict=True):
+            variable.assign(base + total / context.num_replicas_in_sync)
+
     def seen_spec(self, batch_spec: Any) -> Any:
         """Returns the `tf.TypeSpec` of what a replica sees of batches of `batch_spec`."""
         specs = []
@@ -103,17 +144,40 @@ class SeveralReplicas(Replicas):
         tf.function(look, autograph=False).get_concrete_function(batch_spec)
         return specs[0]
 
+    def whole(self, batch: Any) -> Any:  # noqa: D102
+        return tf.nest.map_structure(self._joined, batch) if _is_split(batch) else batch
+
+    def _joined(self, value: Any) -> tf.Tensor:
+        """Returns the rows that all replicas have in `value`.
+
+        Raises:
+            TypeError: it is text, which processes cannot exchange.
+        """
+        parts = self._strategy.experimental_local_results(value)
+        dtype = parts[0].dtype
+        if not self._are_elsewhere:
+            return tf.concat(parts, axis=0)
+        if dtype in _EXCHANGED:
+            return self._strategy.gather(value, axis=0)
+        if dtype == tf.string:
+            raise TypeError(
+                "Processes cannot exchange text, which the model returns: let it return numbers."
+            )
+        numbers = self._strategy.run(tf.cast, args=(value, tf.int64))
+        return tf.cast(self._strategy.gather(numbers, axis=0), dtype)
+
     def _run(self, step: Step, batch: Any) -> tuple[Any, Any]:
         """Returns what `step` returns on the replicas here, and how many rows they have."""
 
         def drawing_apart(seen: Any) -> Any:
-            with _drawing_apart(self._seeds()):
+            with _drawing_apart(self._kept.seeds()):
                 return step(seen)
 
         is_split = _is_split(batch)
         if self._are_elsewhere and not (is_split or isinstance(batch, PartOfBatch)):
-            self._seen.assign_add(checksum_of_first_row(batch))
-        return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
+            self._seen.assign_add(checksum(batch))
+        with counting_own_rows(self._kept.metrics()):
+            return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
 
 
 class ReplicasWithRows(SeveralReplicas):
@@ -123,33 +187,30 @@ class ReplicasWithRows(SeveralReplicas):
         outputs, _ = self._run(lambda seen: current_share().own(step(seen)), batch)
         return tree.map_structure(self._joined, outputs)
 
-    def _joined(self, value: Any) -> tf.Tensor:
-        if self._are_elsewhere:
-            return self._strategy.gather(value, axis=0)
-        return tf.concat(self._strategy.experimental_local_results(value), axis=0)
-
 
 class ReplicasWithLogs(SeveralReplicas):
     """Runs steps that return logs; merged, what is no metric's is the mean over all rows.
 
     Args:
         strategy: the strategy.
-        seeds: as `SeveralReplicas` takes it.
+        kept: what steps change.
         results: returns what the metrics say by log key; they know the rows of all replicas.
     """
 
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
-        seeds: Callable[[], list[Any]],
+        kept: Kept,
         results: Callable[[], dict[str, Any]],
     ):
-        super().__init__(strategy, seeds)
+        super().__init__(strategy, kept)
         self._results = results
         self.merged_now = tf.function(self.merged)
 
     def run(self, step: Step, batch: Any) -> Local:  # noqa: D102
-        outputs, rows = self._run(step, batch)
+        outputs, rows = self._run(
+            lambda seen: tree.map_structure(tf.convert_to_tensor, step(seen)), batch
+        )
         return Local(tree.map_structure(self._stacked, outputs), self._stacked(rows))
 
     def merged(self, outputs: Local) -> dict[str, tf.Tensor]:  # noqa: D102
@@ -158,24 +219,24 @@ class ReplicasWithLogs(SeveralReplicas):
         means = self._means(others, outputs.rows) if others else {}
         return {key: found[key] if key in found else means[key] for key in outputs.outputs}
 
-    def merged_spec(self, spec: Local) -> dict[str, tf.TensorSpec]:  # noqa: D102
-        return {key: tf.TensorSpec(s.shape[1:], s.dtype) for key, s in spec.outputs.items()}
+    def merged_spec(self, spec: Local) -> dict[str, Any]:  # noqa: D102
+        return tree.map_structure(lambda s: tf.TensorSpec(s.shape[1:], s.dtype), spec.outputs)
 
     def _stacked(self, value: Any) -> tf.Tensor:
         return tf.stack(self._strategy.experimental_local_results(value))
 
-    def _means(self, stacks: dict[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _means(self, stacks: Any, rows: tf.Tensor) -> Any:
         weights = tf.cast(rows, tf.float32)
-        sums = {key: _weighted_sum(stack, weights) for key, stack in stacks.items()}
-        packed = tf.concat(
-            [[tf.reduce_sum(weights)], *(tf.reshape(s, [-1]) for s in sums.values())], 0
-        )
-        sizes = [1, *(tf.size(s) for s in sums.values())]
+        leaves = tree.flatten(stacks)
+        sums = [_weighted_sum(stack, weights) for stack in leaves]
+        packed = tf.concat([[tf.reduce_sum(weights)], *(tf.reshape(s, [-1]) for s in sums)], 0)
+        sizes = [1, *map(tf.size, sums)]
         all_rows, *parts = tf.split(self._over_processes(packed), sizes)
-        return {
-            key: tf.cast(tf.reshape(part / all_rows, tf.shape(sums[key])), stack.dtype)
-            for part, (key, stack) in zip(parts, stacks.items(), strict=True)
-        }
+        means = [
+            tf.cast(tf.reshape(part / all_rows, tf.shape(total)), stack.dtype)
+            for part, total, stack in zip(parts, sums, leaves, strict=True)
+        ]
+        return tree.pack_sequence_as(stacks, means)
 
     def _over_processes(self, total: tf.Tensor) -> tf.Tensor:
         """Returns the sum of what the processes call `total`."""

@@ -12,6 +12,8 @@ import tensorflow as tf
 from trainer.feeds import PartOfBatch
 
 tree = keras.tree
+_LOOKED_AT = 4096  # numbers of an array, or up to twice as many
+_ODD = 2654435761  # a large number without small factors
 Step = Callable[[Any], Any]
 
 
@@ -30,10 +32,17 @@ class Share(NamedTuple):
     may_see_others: bool
 
     def own(self, seen: Any) -> Any:
-        """Returns the replica's own rows of a structure that has a row for each that it sees."""
+        """Returns the replica's own of a structure made from the rows that it sees."""
         if not self.may_see_others:
             return seen
-        return _each_array(lambda array: _slice(array, 0, self.rows), seen)
+        return _each_array(self._own_of, seen)
+
+    def _own_of(self, array: Any) -> Any:
+        rows = tf.where(self.rows > 0, tf.cast(_leading(array), tf.int64), 0)
+        found = _slice(array, 0, rows)
+        if (mask := getattr(array, "_keras_mask", None)) is not None:
+            found._keras_mask = self._own_of(mask)
+        return found
 
 
 _current: contextvars.ContextVar[Share | None] = contextvars.ContextVar("share", default=None)
@@ -42,18 +51,6 @@ _current: contextvars.ContextVar[Share | None] = contextvars.ContextVar("share",
 def current_share() -> Share | None:
     """Returns the share of the replica whose step is under way; `None` where it is the only one."""
     return _current.get()
-
-
-def own(seen: Any) -> Any:
-    """Returns the rows of a structure that this replica counts, and no other one does."""
-    share = current_share()
-    return share.own(seen) if share else seen
-
-
-def own_rows(seen: Any) -> Any:
-    """Returns how many rows of a structure this replica counts, and no other one does."""
-    share = current_share()
-    return share.rows if share else tf.shape(_first_of(seen))[0]
 
 
 def on_share(step: Step, batch: Any, is_split: bool) -> tuple[Any, tf.Tensor]:
@@ -71,11 +68,22 @@ def on_share(step: Step, batch: Any, is_split: bool) -> tuple[Any, tf.Tensor]:
         _current.reset(before)
 
 
-def checksum_of_first_row(batch: Any) -> tf.Tensor:
-    """Returns an int64 that tells whether two processes were given the same batch."""
+def checksum(batch: Any) -> tf.Tensor:
+    """Returns an int64 that tells whether two processes were given the same batch.
+
+    Of a large array it is that of some thousand numbers all over it.
+    """
     leaves = [leaf for leaf in tree.flatten(batch) if _has_rows(leaf)]
-    sums = [tf.reduce_sum(_as_integers(_values_of(_slice(leaf, 0, 1)))) for leaf in leaves]
-    return tf.add_n(sums)
+    return tf.add_n([_sum_of(_values_of(leaf)) for leaf in leaves])
+
+
+def _sum_of(values: tf.Tensor) -> tf.Tensor:
+    flat = tf.reshape(values, [-1])
+    looked_at = flat[:: tf.maximum(tf.size(flat) // _LOOKED_AT, 1)]
+    numbers = _as_integers(looked_at)
+    # Each place counts for something else, lest numbers change theirs unseen.
+    places = tf.range(1, tf.size(numbers, tf.int64) + 1)
+    return tf.reduce_sum(numbers * (places * _ODD))
 
 
 def _values_of(array: Any) -> tf.Tensor:
@@ -118,21 +126,25 @@ def _given(batch: Any) -> tuple[Share, Any]:
 
 def _rows_in(batch: Any) -> Any:
     """Returns how many rows a batch has, a Python number where its shape tells."""
-    array = _first_of(batch)
+    rows = _leading(first_of(batch))
+    return tf.cast(rows, tf.int32) if tf.is_tensor(rows) else rows
+
+
+def _leading(array: Any) -> Any:
+    """Returns the length of the first axis, a Python number where the shape tells."""
     known = array.shape[0]
     if known is not None:
         return known
-    if isinstance(array, tf.RaggedTensor):
-        return tf.cast(array.nrows(), tf.int32)
-    return tf.cast(tf.shape(array)[0], tf.int32)
+    return array.nrows() if isinstance(array, tf.RaggedTensor) else tf.shape(array)[0]
 
 
-def _first_of(batch: Any) -> Any:
+def first_of(batch: Any) -> Any:
+    """Returns the first array of a batch that has rows."""
     return next(leaf for leaf in tree.flatten(batch) if _has_rows(leaf))
 
 
 def _has_rows(leaf: Any) -> bool:
-    return leaf is not None and tf.TensorShape(leaf.shape).rank != 0
+    return hasattr(leaf, "shape") and tf.TensorShape(leaf.shape).rank != 0
 
 
 def _each_array(function: Callable[[Any], Any], batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sums over replicas: of metrics when they are read, of gradients before they are clipped."""
+"""Sums over replicas and processes: of metrics, when they are read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ import keras
 import tensorflow as tf
 
 from trainer.peers import spans_processes
-
-_CLIPS: dict[str, Callable[[list[Any], float], list[Any]]] = {
-    "clipnorm": lambda gradients, norm: [tf.clip_by_norm(g, norm) for g in gradients],
-    "global_clipnorm": lambda gradients, norm: tf.clip_by_global_norm(gradients, norm)[0],
-    "clipvalue": lambda gradients, most: [tf.clip_by_value(g, -most, most) for g in gradients],
-}
 
 
 def read_at_once(
@@ -64,32 +58,3 @@ def _added_up(strategy: tf.distribute.Strategy, sums: list[keras.Variable]) -> l
     packed = strategy.experimental_local_results(strategy.run(added_up))[0]
     parts = tf.split(packed, [math.prod(variable.shape) for variable in sums])
     return [tf.reshape(p, v.shape) for p, v in zip(parts, sums, strict=True)]
-
-
-def apply_on_replicas(
-    optimizer: keras.Optimizer, gradients: list[Any], variables: list[keras.Variable]
-) -> None:
-    """Applies gradients of which each replica has its part, to be called on each of them.
-
-    Keras clips the parts before they are added up; here the sum is clipped, as on one device.
-
-    Args:
-        optimizer: adds up the gradients that it is given on all replicas.
-        gradients: the parts of this replica; `None` for a variable without one.
-        variables: the variables.
-    """
-    clips = {name: getattr(optimizer, name, None) for name in _CLIPS}
-    name, limit = next(((n, limit) for n, limit in clips.items() if limit), (None, None))
-    if name is None:
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return
-    context = tf.distribute.get_replica_context()
-    there = [gradient for gradient in gradients if gradient is not None]
-    clipped = iter(_CLIPS[name](context.all_reduce(tf.distribute.ReduceOp.SUM, there), limit))
-    share = 1 / context.num_replicas_in_sync
-    gradients = [None if gradient is None else next(clipped) * share for gradient in gradients]
-    setattr(optimizer, name, None)
-    try:
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-    finally:
-        setattr(optimizer, name, limit)

@@ -24,7 +24,7 @@ from trainer.feeds.iterables import (
 from trainer.feeds.memory import free_bytes
 from trainer.feeds.rows import WHOLE, Part, row_count, split_rows
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
-from trainer.feeds.tensors import as_array, byte_size, is_array
+from trainer.feeds.tensors import as_array, byte_size, is_array, spec_of
 
 __all__ = [
     "Batch",
@@ -37,6 +37,7 @@ __all__ = [
     "class_weights",
     "open_feed",
     "rows_at_hand",
+    "spec_of",
     "split_rows",
 ]
 

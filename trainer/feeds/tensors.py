@@ -67,10 +67,10 @@ def byte_size(structure: Any) -> int:
 
 
 def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
-    """Returns the spec of `tensor` with the number of rows left open."""
+    """Returns the spec of an array or tensor with the number of rows left open."""
     if tensor is None:
         return None
-    shape = [None, *tensor.shape[1:]] if tensor.shape.rank else []
+    shape = [None, *tensor.shape[1:]] if tf.TensorShape(tensor.shape).rank else []
     if isinstance(tensor, tf.RaggedTensor):
         spec = tf.type_spec_from_value(tensor)
         return tf.RaggedTensorSpec(shape, tensor.dtype, spec.ragged_rank, spec.row_splits_dtype)

@@ -109,7 +109,7 @@ class GuardedProgram:
         again = _Given(batches) if batches else feed
         # The steps before it, and then its batch is the next one.
         good = self._program.run(again, self.done, until=ending, **how) if self.done else None
-        self._record(again.next(), told)
+        self._record(self._program.whole(again.next()), told)
         return good or self.run(feed, k, until=until, **how)
 
     def _look_for_variables(self, feed: Feed) -> None:

@@ -1,0 +1,117 @@
+"""Gradients on replicas: added up before they are clipped, or looked at for what is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
+
+
+def apply_on_replicas(
+    optimizer: keras.Optimizer, gradients: list[Any], variables: list[keras.Variable]
+) -> None:
+    """Applies gradients of which each replica has its part, to be called on each of them.
+
+    Keras clips the parts, and sees of one whether they are finite, before they are added up; here
+    that is done to the sum, as on one device.
+
+    Args:
+        optimizer: adds up the gradients that it is given on all replicas.
+        gradients: the parts of this replica; `None` for a variable without one.
+        variables: the variables.
+    """
+    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    clipping = optimizer.inner_optimizer if is_scaled else optimizer
+    clips = {name: getattr(clipping, name, None) for name in _CLIPS}
+    name, limit = next(((n, limit) for n, limit in clips.items() if limit), (None, None))
+    if not (name or is_scaled):
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return
+    sums = _Sums([gradient for gradient in gradients if gradient is not None])
+    most = optimizer.scale_loss(tf.constant(limit)) if name and is_scaled else limit
+    parts = sums.clipped(name, most)
+    parts = sums.marked(parts) if is_scaled else parts
+    gradients = [None if gradient is None else next(parts) for gradient in gradients]
+    with _without(clipping, name, limit) if name else contextlib.nullcontext():
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+
+class _Sums:
+    """Sums of gradients over replicas. A sparse one stays in parts, as Keras takes it for clipping.
+
+    Args:
+        gradients: the parts of this replica.
+    """
+
+    def __init__(self, gradients: list[tf.Tensor | tf.IndexedSlices]):
+        context = tf.distribute.get_replica_context()
+        add_up = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+        self._replicas = context.num_replicas_in_sync
+        dense, sparse = {}, {}
+        for number, gradient in enumerate(gradients):
+            (sparse if isinstance(gradient, tf.IndexedSlices) else dense)[number] = gradient
+        sums = dict(zip(dense, add_up([*dense.values()]), strict=True)) if dense else {}
+        squares = {number: _square_of(total) for number, total in sums.items()}
+        if sparse:
+            parts = [_square_of(part.values) for part in sparse.values()]
+            squares |= zip(sparse, add_up(parts), strict=True)
+        self._gradients = [{**sums, **sparse}[number] for number in range(len(gradients))]
+        self._squares = [squares[number] for number in range(len(gradients))]
+
+    def clipped(self, name: str | None, limit: Any) -> Iterator[tf.Tensor | tf.IndexedSlices]:
+        """Yields what each replica gives of each gradient, clipped as an optimizer's `name` says.
+
+        Args:
+            name: an attribute of optimizers; with `None` nothing is clipped.
+            limit: its value.
+        """
+        norm = tf.sqrt(tf.add_n(self._squares)) if name == "global_clipnorm" else None
+        for gradient, square in zip(self._gradients, self._squares, strict=True):
+            share = 1.0 if isinstance(gradient, tf.IndexedSlices) else 1 / self._replicas
+            if name == "clipvalue":
+                gradient = _map(lambda values: tf.clip_by_value(values, -limit, limit), gradient)
+            elif name == "clipnorm":
+                share = share * limit / tf.maximum(tf.sqrt(square), limit)
+            elif name == "global_clipnorm":
+                share = share * limit / tf.maximum(norm, limit) + 0 * norm
+                gradient = tf.convert_to_tensor(gradient)  # as Keras does
+            yield _map(functools.partial(tf.multiply, share), gradient)
+
+    def marked(self, parts: Iterable[Any]) -> Iterator[tf.Tensor | tf.IndexedSlices]:
+        """Yields parts of the gradients, with NaN in each of which another replica's overflowed."""
+        for part, square in zip(parts, self._squares, strict=True):
+            yield _map(functools.partial(tf.add, 0 * square), part)
+
+
+def _square_of(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.square(values))
+
+
+def _map(
+    function: Callable[[tf.Tensor], tf.Tensor], gradient: tf.Tensor | tf.IndexedSlices
+) -> tf.Tensor | tf.IndexedSlices:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return function(gradient)
+    return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
+
+
+@contextlib.contextmanager
+def _without(optimizer: keras.Optimizer, name: str, limit: float) -> Iterator[None]:
+    """Takes the clipping by `name` from an optimizer, which other replicas may have done already.
+
+    Args:
+        optimizer: the optimizer.
+        name: the attribute.
+        limit: what it is to be again afterwards.
+    """
+    setattr(optimizer, name, None)
+    try:
+        yield
+    finally:
+        setattr(optimizer, name, limit)

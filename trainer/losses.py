@@ -1,0 +1,159 @@
+"""Losses on replicas: weighed so that those of all replicas average to the loss of all rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.labels import per_output
+from trainer.shares import current_share
+
+tree = keras.tree
+
+
+def replica_mean(loss: tf.Tensor) -> tf.Tensor:
+    """Returns a loss of Keras's as the mean over this replica's rows.
+
+    Keras divides what its losses return by the number of replicas.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
+
+
+def weights_on_replica(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """Returns the sample weights to give the compiled losses, as `weight_on_replica` does for one.
+
+    Raises:
+        ValueError: a loss cannot be weighed.
+    """
+    if not current_share() or not model.loss:
+        return sample_weight
+    outputs = tree.flatten(y_pred)
+    losses = _each_output(model, model.loss, y_pred)
+    targets = _each_output(model, y, y_pred)
+    weights = _each_output(model, sample_weight, y_pred)
+    if losses is None or targets is None or weights is None:
+        if any(map(_is_special, tree.flatten(model.loss))) or any(map(_mask_of, outputs)):
+            raise ValueError(_OF_UNKNOWN_OUTPUT)
+        return sample_weight
+    weighed = list(map(weight_on_replica, losses, targets, outputs, weights))
+    if all(new is old for new, old in zip(weighed, weights, strict=True)):
+        return sample_weight
+    return tree.pack_sequence_as(y_pred, weighed) if len(outputs) > 1 else weighed[0]
+
+
+def weight_on_replica(loss: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    """Returns the sample weight to give a loss of Keras's, for `replica_mean` to be right of it.
+
+    That is for losses whose mean over the rows of all replicas is not that of the replicas' means:
+    where rows or parts of them do not count, and where it is a sum.
+
+    Args:
+        loss: as `compile` takes it.
+        y: the replica's targets.
+        y_pred: the replica's outputs.
+        sample_weight: the replica's own sample weights.
+
+    Raises:
+        ValueError: the loss has a reduction that nothing makes up for.
+    """
+    share = current_share()
+    if not share:
+        return sample_weight
+    reduction = getattr(loss, "reduction", "mean")
+    if reduction in (None, "none", "mean_with_sample_weight"):
+        raise ValueError(
+            f"The loss {getattr(loss, 'name', loss)} has the reduction {reduction!r}, which "
+            "several devices cannot share: give it reduction='sum_over_batch_size' or 'sum'."
+        )
+    counted = _counted(loss, y, y_pred)
+    if reduction == "sum":
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        factor = tf.math.divide_no_nan(_float(share.of), _float(share.rows * replicas))
+    elif counted is not None:
+        factor = _factor_of_part(tf.reduce_sum(_float(counted)))
+    elif sample_weight is None and _returns_scalar(loss, y, y_pred):
+        # Which Keras divides by nothing.
+        return tf.constant(1 / tf.distribute.get_strategy().num_replicas_in_sync)
+    else:
+        return sample_weight
+    if sample_weight is None:
+        sample_weight = tf.ones([tf.shape(y_pred)[0], *(1 for _ in y_pred.shape[2:])])
+    return tf.cast(sample_weight, tf.float32) * factor
+
+
+def _factor_of_part(part: tf.Tensor) -> tf.Tensor:
+    """Returns what makes means over parts of the replicas' rows count like means over the rows.
+
+    Args:
+        part: how much this replica's mean is over.
+    """
+    share = current_share()
+    part = tf.where(share.rows > 0, part, 0.0)
+    context = tf.distribute.get_replica_context()
+    of = context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+    return tf.math.divide_no_nan(part * _float(share.of), of * _float(share.rows))
+
+
+def _counted(loss: Any, y: Any, y_pred: Any) -> tf.Tensor | None:
+    """Returns what counts of `y_pred`, bool; `None` where all does."""
+    counted = _mask_of(y_pred)
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        labels = tf.reshape(y, tf.shape(y_pred)[:-1])
+        is_label = labels != tf.cast(ignored, labels.dtype)
+        counted = is_label if counted is None else counted & is_label
+    return counted
+
+
+def _mask_of(y_pred: Any) -> tf.Tensor | None:
+    # By this name Keras's guide to masking shows the mask that a tensor carries.
+    return getattr(y_pred, "_keras_mask", None)
+
+
+def _is_special(loss: Any) -> bool:
+    """Returns whether a loss may be something else than the mean over rows by Keras."""
+    if not isinstance(loss, keras.losses.Loss):
+        return callable(loss) and not _is_of_keras(loss)
+    is_mean = loss.reduction in ("mean", "sum_over_batch_size")
+    return not is_mean or getattr(loss, "ignore_class", None) is not None
+
+
+def _returns_scalar(loss: Any, y: Any, y_pred: Any) -> bool:
+    """Returns whether a loss of the user's own returns a single number for all rows."""
+    if not callable(loss) or _is_of_keras(loss):
+        return False
+    values = (loss.call if isinstance(loss, keras.losses.Loss) else loss)(y, y_pred)
+    return values.shape.rank == 0
+
+
+def _is_of_keras(loss: Any) -> bool:
+    named = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+    return getattr(named, "__module__", "").partition(".")[0] == "keras"
+
+
+def _each_output(model: keras.Model, structure: Any, y_pred: Any) -> list[Any] | None:
+    """Returns the part of `structure` for each output, `None` where that cannot be told."""
+    count = len(tree.flatten(y_pred))
+    if not tree.is_nested(structure):
+        return [structure] * count
+    leaves = tree.flatten(structure)
+    if count == len(leaves) == 1:
+        return leaves
+    if isinstance(structure, dict) and isinstance(y_pred, dict):
+        return [structure.get(name) for name in sorted(y_pred)]
+    parts = per_output(model, structure, count)
+    return None if all(part is None for part in parts) else parts
+
+
+def _float(number: Any) -> tf.Tensor:
+    return tf.cast(number, tf.float32)
+
+
+_OF_UNKNOWN_OUTPUT = (
+    "On several devices it has to be known which loss, target and sample weight an output has, if "
+    "losses are masked, own functions or no means over the rows: give each as a list in the order "
+    "of the outputs, or as a dict by the outputs' names."
+)
