@@ -168,8 +168,18 @@ def test_a_file_without_the_arrays_is_told_in_one_sentence(tmp_path):
         digits.load(str(path))
 
 
-def test_dcgan_tells_its_losses_and_goes_on_where_it_stopped(tmp_path):
-    out = output_of("dcgan_mnist", "--epochs", 1, "--output", tmp_path)
+@pytest.fixture
+def few_digits(tmp_path):
+    """Returns the path of 600 digits, for what takes seconds a step."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn, an extra")
+    arrays = zip(digits.ARRAYS, digits.load_digits(), (500, 500, 100, 100), strict=True)
+    np.savez(tmp_path / "few.npz", **{name: array[:rows] for name, array, rows in arrays})
+    return tmp_path / "few.npz"
+
+
+def test_dcgan_tells_its_losses_and_goes_on_where_it_stopped(tmp_path, few_digits):
+    options = ("--data", few_digits, "--output", tmp_path)
+    out = output_of("dcgan_mnist", "--epochs", 1, *options)
     assert "74,625 in the discriminator" in out
     assert len(re.findall(r"(discriminator|generator) loss at step 0: \d\.\d{4}", out)) == 2
     counts = [int(count) for count in re.findall(r"(\d+) times \d", out)]
@@ -179,7 +189,7 @@ def test_dcgan_tells_its_losses_and_goes_on_where_it_stopped(tmp_path):
     assert f"Digits seen among them: {seen} of 10; before training: " in out
     assert picture(tmp_path / "epoch_0001.png").shape == (8 * 28, 8 * 28, 1)
 
-    on_two = output_of("dcgan_mnist", "--epochs", 1, "--output", tmp_path, "--devices", 2)
+    on_two = output_of("dcgan_mnist", "--epochs", 1, "--devices", 2, *options)
     losses, those_on_two = (
         [float(loss) for loss in re.findall(r"[dg]_loss: (\d\.\d+)", told)]
         for told in (out, on_two)
@@ -189,7 +199,7 @@ def test_dcgan_tells_its_losses_and_goes_on_where_it_stopped(tmp_path):
     assert those_on_two != losses
     assert those_on_two == pytest.approx(losses, rel=0.05)
 
-    out = output_of("dcgan_mnist", "--epochs", 2, "--resume", "--output", tmp_path, "--devices", 2)
+    out = output_of("dcgan_mnist", "--epochs", 2, "--resume", "--devices", 2, *options)
     assert "Epoch 2/2" in out
     assert "Epoch 1/2" not in out
     assert not np.array_equal(
