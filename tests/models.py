@@ -24,6 +24,22 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
+class Slices(keras.utils.PyDataset):
+    """Batches cut out of arrays in their order; of one array they are no tuples."""
+
+    def __init__(self, *arrays: np.ndarray, batch_size: int):
+        super().__init__()
+        self.arrays, self.batch_size = arrays, batch_size
+
+    def __len__(self):
+        return -(-len(self.arrays[0]) // self.batch_size)
+
+    def __getitem__(self, number):
+        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        batch = tuple(array[rows] for array in self.arrays)
+        return batch if len(batch) > 1 else batch[0]
+
+
 def labels(*shape: int, classes: int = 3) -> np.ndarray:
     """Returns the same class numbers each time."""
     return np.random.default_rng(1).integers(0, classes, shape)

@@ -24,11 +24,14 @@ import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
 from tests.gans import LATENT, linear_discriminator, linear_generator
-from tests.models import mlp, numbers
+from tests.models import Slices, mlp, numbers
 from trainer import CustomTrainer, GANTrainer
 
 BATCH, EPOCHS = 16, 3
-ROWS = 99  # the last batch has three: replicas have unlike shares, and one of four has none
+ROWS, STEPS = (
+    99,
+    7,
+)  # the last batch has three: replicas have unlike shares, and one of four has none
 Outcome = dict[str, Any]
 
 X = numbers(ROWS, 4)
@@ -84,15 +87,6 @@ class FixedLatents(GANTrainer):
 
     def sample_latent(self, n):
         return tf.tile(tf.constant(numbers(1, LATENT)), [n, 1])
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return -(-ROWS // BATCH)
-
-    def __getitem__(self, number):
-        rows = slice(number * BATCH, (number + 1) * BATCH)
-        return X[rows], Y[rows]
 
 
 class KeepsLogs(keras.callbacks.Callback):
@@ -201,9 +195,9 @@ def evaluate_whole_files(strategy: tf.distribute.Strategy) -> Outcome:
 
 
 def generated() -> Any:
+    slices = Slices(X, Y, batch_size=BATCH)
     for _ in range(EPOCHS):
-        for number in range(len(Batches())):
-            yield Batches()[number]
+        yield from map(slices.__getitem__, range(STEPS))
 
 
 def trainer(
@@ -270,6 +264,13 @@ def fit_two_headed(strategy: tf.distribute.Strategy) -> Outcome:
     return fit_compiled(strategy, two_headed, WORDS, y, loss=losses, loss_weights=weights)
 
 
+def overflowing() -> np.ndarray:
+    """Returns targets of which one makes the scaled gradients of its device overflow."""
+    targets = Y.copy()
+    targets[5] = 1e36
+    return targets
+
+
 def clipping_and_scaling() -> keras.Optimizer:
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01, clipnorm=0.02))
 
@@ -303,7 +304,11 @@ def train_on_some_batches(strategy: tf.distribute.Strategy) -> Outcome:
     tested = made.test_on_batch(X[:7], Y[:7], sample_weight=WEIGHTS[:7])
     predicted = made.predict_on_batch(X[:3])
     weights = {str(number): weight for number, weight in enumerate(model.get_weights())}
-    return {**weights, "logs": logs, "tested": tested, "predicted": predicted}
+    with strategy.scope():
+        signs = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x > 0)])
+    are_positive = CustomTrainer(signs).predict(X[:21], BATCH, verbose=0).astype("float32")
+    more = {"logs": logs, "tested": tested, "predicted": predicted, "signs": are_positive}
+    return {**weights, **more}
 
 
 def outcome(made: CustomTrainer, **more: Any) -> Outcome:
@@ -400,7 +405,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     ),
     "numbers of gradients clipped": lambda strategy: fit_alone(trainer(strategy, clipvalue=0.01)),
     "clipped and scaled": lambda strategy: fit_compiled(
-        *(strategy, functools.partial(mlp, activation="sigmoid"), X, Y),
+        *(strategy, functools.partial(mlp, activation="sigmoid"), X, overflowing()),
         optimizer=clipping_and_scaling,
         loss="mse",
     ),
@@ -440,10 +445,8 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
         trainer(strategy), lines_of_two_workers()
     ),
     "tf.data, files of all workers": evaluate_whole_files,
-    "PyDataset": lambda strategy: fit_on(trainer(strategy), Batches()),
-    "a generator": lambda strategy: fit_on(
-        trainer(strategy), generated(), steps_per_epoch=len(Batches())
-    ),
+    "PyDataset": lambda strategy: fit_on(trainer(strategy), Slices(X, Y, batch_size=BATCH)),
+    "a generator": lambda strategy: fit_on(trainer(strategy), generated(), steps_per_epoch=STEPS),
     "a GAN": fit_gan,
 }
 

@@ -259,9 +259,9 @@ def rows_of_table(out):
 
 
 def test_distillation_tells_a_student_with_and_without_its_teacher():
-    out = output_of("distillation", "--epochs", 20, "--seeds", 1, 2)
+    out = output_of("distillation", "--epochs", 20, "--seeds", 2)
     rows = rows_of_table(out)
-    assert [row[0] for row in rows] == [1, 2]
+    assert [row[0] for row in rows] == [2]
     assert all(0.3 < accuracy < 1 for row in rows for accuracy in row[1:])
     assert float(re.search(r"Accuracy of the teacher: (.*)", out)[1]) > 0.9
 

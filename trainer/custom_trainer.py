@@ -21,7 +21,7 @@ from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
-from trainer.groups import Run
+from trainer.groups import Run, check_batches
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
 from trainer.networks import Networks, learning_rates
@@ -468,7 +468,9 @@ class CustomTrainer(Algorithm):
                 mode, lambda: keras.tree.map_structure(spec_of, batch)
             )
             program = self._programs.program(mode, self._programs.choose_xla(mode))
-            return program.run_on_batch(batch)
+            outputs = program.run_on_batch(batch)
+            check_batches(self.peers, program)
+            return outputs
 
     @contextlib.contextmanager
     def _opened(

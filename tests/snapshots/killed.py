@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests import gans
-from tests.models import labels, numbers, seeded
+from tests.models import Slices, labels, numbers, seeded
 from trainer import CustomTrainer, GANTrainer, program
 from trainer.callbacks import ForNetwork, Snapshots
 from trainer.snapshots import writer
@@ -66,20 +66,6 @@ def gan_trainer() -> GANTrainer:
     )
 
 
-class Slices(keras.utils.PyDataset):
-    def __init__(self, *arrays: np.ndarray):
-        super().__init__()
-        self.arrays = arrays
-
-    def __len__(self):
-        return STEPS
-
-    def __getitem__(self, number):
-        rows = slice(number * BATCH, (number + 1) * BATCH)
-        batch = tuple(array[rows] for array in self.arrays)
-        return batch if len(batch) > 1 else batch[0]
-
-
 def pipeline(*arrays: np.ndarray) -> dict[str, Any]:
     rows = tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
     rows = rows.shuffle(100, seed=5).repeat().batch(BATCH)
@@ -104,11 +90,10 @@ SCENARIOS: dict[str, tuple[Callable, Callable[[], dict[str, Any]], list]] = {
         [],
     ),
     "tf.data": (custom_trainer, lambda: pipeline(X, Y), []),
-    "tf.data, single steps": (custom_trainer, lambda: pipeline(X, Y), [SeesEachBatch]),
-    "PyDataset": (custom_trainer, lambda: {"x": Slices(X, Y)}, []),
+    "PyDataset": (custom_trainer, lambda: {"x": Slices(X, Y, batch_size=BATCH)}, []),
     "GAN, arrays": (gan_trainer, lambda: {"x": IMAGES, "batch_size": BATCH}, []),
     "GAN, tf.data, single steps": (gan_trainer, lambda: pipeline(IMAGES), [SeesEachBatch]),
-    "GAN, PyDataset": (gan_trainer, lambda: {"x": Slices(IMAGES)}, []),
+    "GAN, PyDataset": (gan_trainer, lambda: {"x": Slices(IMAGES, batch_size=BATCH)}, []),
 }
 
 
