@@ -330,9 +330,10 @@ def refused(directory: Path) -> None:
         model: Callable[[], keras.Model] = dense,
         optimizer: Callable[[], keras.Optimizer] = keras.optimizers.Adam,
         loss: Any = "mse",
+        **how: Any,
     ) -> None:
         with strategy_for(2).scope():
-            made = CustomTrainer(model(), optimizer=optimizer(), loss=loss)
+            made = CustomTrainer(model(), optimizer=optimizer(), loss=loss, **how)
         before = made.model.get_weights()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -351,6 +352,7 @@ def refused(directory: Path) -> None:
         tell("none", loss=mse(reduction="none"))
         tell("weights", loss=mse(reduction="mean_with_sample_weight"))
         tell("several losses", loss=[mse(reduction="sum"), "mae"])
+        tell("no sum", metrics=["PearsonCorrelation"])
         tell("accumulation", optimizer=lambda: adam(gradient_accumulation_steps=2))
         tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
         tell("scope", optimizer=lambda: outside)

@@ -17,6 +17,8 @@ from trainer.errors import paired_inputs
 from trainer.feeds import Feed
 from trainer.networks import Networks, bound_form, trained_networks
 
+_NO_SUMS = (keras.metrics.PearsonCorrelation, keras.metrics.ConcordanceCorrelation)
+
 
 def known_arguments(method: Callable) -> Callable:
     """Makes `method` answer an unknown argument with the nearest one that it takes."""
@@ -130,6 +132,17 @@ def takes_replicas(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) 
                 "their strategy: make the model, the optimizer, the metrics and the trainer under "
                 "`with strategy.scope():`."
             )
+
+
+def sums(metrics: Iterable[keras.metrics.Metric]) -> None:
+    """Raises ValueError for a metric whose states on several replicas do not add up to one."""
+    for metric in metrics:
+        for part in getattr(metric, "metrics", None) or [metric]:
+            if isinstance(part, _NO_SUMS):
+                raise ValueError(
+                    f"The metric {part.name} keeps what is no sum, so several devices cannot share "
+                    "it: evaluate it on one, or take another metric."
+                )
 
 
 def step_of_model_on_replicas(model: keras.Model, step: str) -> None:

@@ -66,7 +66,7 @@ class Programs:
             batch_spec: returns the `tf.TypeSpec` of a batch.
 
         Raises:
-            ValueError: several replicas cannot train the model.
+            ValueError: several replicas cannot train the model, or share its metrics.
         """
         model, replicas = self._algorithm.model, self._replicas(mode)
         mark = (compile_mark(model), model.built)
@@ -79,6 +79,7 @@ class Programs:
         spec = replicas.seen_spec(batch_spec())
         if mode != "predict":
             self._build(self._algorithm.test_step, spec)
+            checks.sums(self._metrics())
         elif not model.built:
             build_state(model, self._algorithm.predict_step, spec)
         self._ready_for[mode] = (compile_mark(model), model.built)
