@@ -216,8 +216,9 @@ def test_vae_needs_fewer_nats_than_the_means_of_the_pixels(tmp_path):
     assert picture(tmp_path / "samples.png").std() > 0
 
 
-def test_wgan_gp_sees_more_digits_than_before_training(tmp_path):
-    out = output_of("wgan_gp", "--epochs", 8, "--output", tmp_path)
+def test_wgan_gp_sees_more_digits_than_before_training(tmp_path, few_digits):
+    options = ("--epochs", 8, "--data", few_digits, "--output", tmp_path)
+    out = output_of("wgan_gp", *options)
     number = r"(-?\d+\.\d+)"
     found = rf"held-out images: at most {number}, at the end {number}"
     assert re.search(found, out)
@@ -226,7 +227,7 @@ def test_wgan_gp_sees_more_digits_than_before_training(tmp_path):
     assert before < after <= real == 10
     assert picture(tmp_path / "epoch_0008.png").shape == (8 * 28, 8 * 28, 1)
 
-    on_two = output_of("wgan_gp", "--epochs", 8, "--output", tmp_path, "--devices", 2)
+    on_two = output_of("wgan_gp", "--devices", 2, *options)
     distances, those_on_two = (re.search(found, told).groups() for told in (out, on_two))
     # Each device draws latent points of its own, so they are alike and not the same.
     assert those_on_two != distances
