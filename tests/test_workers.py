@@ -122,7 +122,7 @@ def test_workers_that_differ_are_told_so_before_the_first_step(tmp_path):
         "content": "first batch of the data is another one in process 1 than in the chief",
         "epochs": f"epochs: {workers.EPOCHS + 1} in process 1, {workers.EPOCHS} in the chief",
         "version": "version of Keras: 0.1 in process 1, ",
-        "settings": "optimizer of sequential/clipnorm: 0.1 in process 1, None in the chief",
+        "settings": "optimizer 0/clipnorm: 0.1 in process 1, None in the chief",
         "callbacks": "callbacks: ['NaNGuard'] in process 1, [] in the chief",
         "begin": "model/sequential/dense/kernel is another one in process 1 than in the chief",
         "single batch": "processes were given different batches",

@@ -148,8 +148,8 @@ def _versions() -> dict[str, str]:
 def _settings(model: keras.Model) -> dict[str, Any]:
     """Returns what a model and what it is compiled with were made with, as far as they tell it."""
     places = {"model": model.get_config, "compiled": model.get_compile_config}
-    for network, optimizer in trained_networks(model):
-        places[f"optimizer of {network.name}"] = optimizer.get_config
+    for number, (_, optimizer) in enumerate(trained_networks(model)):
+        places[f"optimizer {number}"] = optimizer.get_config
     found = {}
     for place, tell in places.items():
         with contextlib.suppress(Exception):  # a class of the user's need not be able to

@@ -109,20 +109,13 @@ def bound(callbacks: Any, model: keras.Model) -> None:
             )
 
 
-def takes_replicas(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -> None:
-    """Raises ValueError if several replicas cannot train `model`."""
+def made_in_scope(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -> None:
+    """Raises ValueError if the strategy of `model` knows nothing of a variable of its training."""
     strategy = model.distribute_strategy
     devices = strategy.num_replicas_in_sync
     made: dict[str, Sequence[keras.Variable]] = {"the model": model.variables}
     for _, optimizer in trained_networks(model):
         made[f"the optimizer {optimizer.name}"] = optimizer.variables
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        for setting in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
-            if getattr(inner, setting, None):
-                raise ValueError(
-                    f"The optimizer {inner.name} has {setting}={getattr(inner, setting)}, which "
-                    f"Keras cannot do on {devices} devices: make it without."
-                )
     for metric in metrics:
         made[f"the metric {metric.name}"] = metric.variables
     for name, variables in made.items():
@@ -132,6 +125,19 @@ def takes_replicas(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) 
                 "their strategy: make the model, the optimizer, the metrics and the trainer under "
                 "`with strategy.scope():`."
             )
+
+
+def optimizers_on_replicas(model: keras.Model) -> None:
+    """Raises ValueError for a setting of an optimizer that Keras has for one replica only."""
+    for _, optimizer in trained_networks(model):
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        for setting in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+            if value := getattr(inner, setting, None):
+                devices = model.distribute_strategy.num_replicas_in_sync
+                raise ValueError(
+                    f"The optimizer {inner.name} has {setting}={value}, which Keras cannot do on "
+                    f"{devices} devices: make it without."
+                )
 
 
 def sums(metrics: Iterable[keras.metrics.Metric]) -> None:

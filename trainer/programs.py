@@ -36,7 +36,7 @@ class Programs:
         self._asked = (compile_mark(algorithm.model), jit_compile)
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         self._built_for: tuple = ()
-        self._ready_for: dict[Mode, tuple] = {}  # several replicas
+        self._ready_for: dict[Mode, tuple] = {}  # runs of several replicas
 
     def choose_xla(
         self, mode: Mode, feed: Feed | None = None, planned: int | None = None
@@ -72,7 +72,9 @@ class Programs:
         mark = (compile_mark(model), model.built)
         if not isinstance(replicas, SeveralReplicas) or self._ready_for.get(mode) == mark:
             return
-        checks.takes_replicas(model, self._metrics())
+        checks.made_in_scope(model, self._metrics())
+        if mode == "train":
+            checks.optimizers_on_replicas(model)
         step = f"{mode}_step"
         if mode != "predict" and overrides(model, step) and not has_own_step(self._algorithm, mode):
             checks.step_of_model_on_replicas(model, step)
