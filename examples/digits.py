@@ -90,14 +90,14 @@ def strategy_of(devices):
 
 
 def add_output(made, script):
-    """Adds `--output`, the folder for pictures, by default one named after the script."""
+    """Adds `--output`, the folder for files, by default one named after the script."""
     script = pathlib.Path(script)
     made.add_argument(
         "--output",
         type=pathlib.Path,
         default=script.parent / "output" / script.stem,
         metavar="FOLDER",
-        help=f"where pictures go (default: output/{script.stem}, beside this file)",
+        help=f"where pictures and other files go (default: output/{script.stem}, beside this file)",
     )
 
 

@@ -2,8 +2,8 @@
 
 Ray's `TensorflowTrainer` runs `train` in each worker and sets `TF_CONFIG`, by which TensorFlow's
 strategy finds the other one; `fit` does the rest. Ray's own callback reports each epoch to Ray.
-`Snapshots` keeps the whole training in a folder that all workers see: when one of them is lost, the
-other ends with a sentence, Ray starts both anew, and training goes on to the same numbers.
+`Snapshots` keeps the whole training in a folder that all workers see: when one of them is lost, Ray
+starts both anew, and training goes on to the same numbers. Each run has a folder of its own.
 
     python ray_train.py                             # scikit-learn's digits: offline, some minutes
     python ray_train.py --data FILE.npz             # arrays x_train, y_train, x_test, y_test
@@ -15,6 +15,7 @@ It needs Ray: pip install "keras-custom-trainer[examples,ray]".
 import os
 import pathlib
 import signal
+import time
 
 import digits
 import keras
@@ -88,18 +89,21 @@ def main():
     parser.add_argument("--lose-worker-at", type=int, metavar="STEP", help="kill a worker, once")
     digits.add_output(parser, __file__)
     args = digits.parsed(parser)
-    output = str(args.output.absolute())
+    run = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = args.output.absolute() / run
 
     result = TensorflowTrainer(
         train,
-        train_loop_config={**vars(args), "output": output},
+        train_loop_config={**vars(args), "output": str(folder)},
         scaling_config=ScalingConfig(num_workers=WORKERS),
         run_config=RunConfig(
-            name="ray", storage_path=output, failure_config=FailureConfig(max_failures=3)
+            name=run,
+            storage_path=str(folder.parent),
+            failure_config=FailureConfig(max_failures=3),
         ),
     ).fit()
 
-    print(f"Snapshots and Ray's checkpoints are in {args.output}.")
+    print(f"Snapshots and Ray's checkpoints are in {folder}.")
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         print(f"{name} after {args.epochs} epochs: {result.metrics[name]:.6f}")
 
