@@ -27,6 +27,14 @@ def classifier(**settings):
     return model
 
 
+def for_sixteen_rows():
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(16, 2, 2)), keras.layers.GRU(3, stateful=True)]
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
 def fit(model, *data, trainer=CustomTrainer, **arguments):
     return trainer(model).fit(*data, **{"verbose": 0, "batch_size": 8, **arguments})
 
@@ -136,6 +144,11 @@ BEFORE_TRAINING = {
         lambda m: fit(m, ROWS[:, :3], LABELS),
         ValueError,
         r"x has shape \(8, 3\), but the model takes \(None, 4\): reshape.*epoch 0, step 0",
+    ),
+    "rows": (
+        lambda m: fit(for_sixteen_rows(), ROWS.reshape(40, 2, 2), ROWS[:, :3]),
+        ValueError,
+        "x has 8 rows on each device, but the model takes 16: let each batch.*epoch 0, step 0",
     ),
     "dtype": (
         lambda m: fit(m, TEXT, LABELS),

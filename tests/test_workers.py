@@ -244,6 +244,7 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "scope": "but the optimizer adam was made outside of the scope of their strategy",
         "several losses": "it has to be known which loss, target and sample weight an output has",
         "own step": "OwnStep has a train_step of its own, which each of 2 devices takes",
+        "number": "The predict_step returns a single number for a batch, which several devices",
     }
     for what, sentence in expected.items():
         assert sentence in told[what]

@@ -324,23 +324,32 @@ def refused(directory: Path) -> None:
         def train_step(self, data):
             return super().train_step(data)
 
+    class PredictsMean(CustomTrainer):
+        def predict_step(self, data):
+            return tf.reduce_mean(super().predict_step(data))
+
     def dense(kind: type[keras.Sequential] = keras.Sequential) -> keras.Model:
         return kind([keras.Input((4,)), keras.layers.Dense(1)])
+
+    def fits(made: CustomTrainer) -> None:
+        made.fit(X, Y, batch_size=BATCH, verbose=0)
 
     def tell(
         what: str,
         model: Callable[[], keras.Model] = dense,
         optimizer: Callable[[], keras.Optimizer] = keras.optimizers.Adam,
         loss: Any = "mse",
+        kind: type[CustomTrainer] = CustomTrainer,
+        runs: Callable[[CustomTrainer], Any] = fits,
         **how: Any,
     ) -> None:
         with strategy_for(2).scope():
-            made = CustomTrainer(model(), optimizer=optimizer(), loss=loss, **how)
+            made = kind(model(), optimizer=optimizer(), loss=loss, **how)
         before = made.model.get_weights()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                made.fit(X, Y, batch_size=BATCH, verbose=0)
+                runs(made)
                 print(f"{what}: {[str(one.message) for one in caught]}", flush=True)
             except ValueError as error:
                 after = made.model.get_weights()
@@ -359,6 +368,7 @@ def refused(directory: Path) -> None:
         tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
         tell("scope", optimizer=lambda: outside)
         tell("own step", lambda: dense(OwnStep))
+        tell("number", kind=PredictsMean, runs=lambda made: made.predict(X, verbose=0))
 
     run_and_tell("refused", directory, worker, count=1)
 

@@ -169,6 +169,12 @@ def _misfit(name: str, came: tuple, expected: tuple) -> str:
             f"{name} comes in single rows of shape {came}, but the model takes batches of them, "
             f"{expected}: call dataset.batch(batch_size)."
         )
+    if _fits(came[1:], expected[1:]):
+        return (
+            f"{name} has {came[0]} rows on each device, but the model takes {expected[0]}: let "
+            "each batch, the last one too, have so many for each device, or make the model for any "
+            "number of rows."
+        )
     return (
         f"{name} has shape {came}, but the model takes {expected}: reshape the data, or the input "
         "of the model."

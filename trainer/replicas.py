@@ -184,7 +184,7 @@ class ReplicasWithRows(SeveralReplicas):
     """Runs steps that return a row for each row of their batch: they are put behind one another."""
 
     def run(self, step: Step, batch: Any) -> Any:  # noqa: D102
-        outputs, _ = self._run(lambda seen: current_share().own(step(seen)), batch)
+        outputs, _ = self._run(lambda seen: _own_rows(step(seen)), batch)
         return tree.map_structure(self._joined, outputs)
 
 
@@ -248,6 +248,20 @@ class ReplicasWithLogs(SeveralReplicas):
             return context.all_reduce(tf.distribute.ReduceOp.SUM, total / self._here)
 
         return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
+
+
+def _own_rows(outputs: Any) -> Any:
+    """Returns the replica's own rows of what a step made of those that it sees.
+
+    Raises:
+        ValueError: there is a single number among them.
+    """
+    if any(tf.TensorShape(getattr(leaf, "shape", ())).rank == 0 for leaf in tree.flatten(outputs)):
+        raise ValueError(
+            "The predict_step returns a single number for a batch, which several devices cannot "
+            "put together: let it return a row for each row."
+        )
+    return current_share().own(outputs)
 
 
 def _weighted_sum(stack: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
