@@ -70,15 +70,42 @@ class TracksMore(CustomTrainer):
         super().__init__(*args, **kwargs)
         self.mean_error = keras.metrics.Mean(name="mean_error")
         self.right = keras.metrics.Mean(name="right")
+        self.total = keras.metrics.Sum(name="total")
 
     def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
-        self.mean_error.update_state(tf.reduce_mean(tf.abs(y - y_pred)))
+        mean_error = tf.reduce_mean(tf.abs(y - y_pred))
+        self.mean_error.update_state(mean_error)
+        self.total.update_state(mean_error)
         self.right.update_state(tf.abs(y - y_pred) < 0.5)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
 
+class HasStepOnly(CustomTrainer):
+    """Has a step of its own, and needs no compiled loss."""
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self.model(data) - 1))
+        self.minimize(loss, tape)
+        self.track_loss(loss, data)
+        return self.metric_results()
+
+
+class AddsLossAlone(keras.layers.Layer):
+    """Adds all loss that there is; keeps an infinite number."""
+
+    def build(self, shape):
+        self.most = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(np.inf), trainable=False
+        )
+
+    def call(self, inputs):
+        self.add_loss(tf.reduce_mean(tf.square(inputs)))
+        return tf.minimum(inputs, self.most)
+
+
 def mean_square(y, y_pred):
-    """A loss that returns a number for the whole batch."""
+    """A loss, and a metric, that returns a number for the whole batch."""
     return tf.reduce_mean(tf.square(y - y_pred))
 
 
@@ -236,8 +263,21 @@ def fit_compiled(
     keras.utils.set_random_seed(7)
     with strategy.scope():
         made = CustomTrainer(model(), optimizer=optimizer(), **how, seed=5)
-    made.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0)
-    return outcome(made, evaluated=made.evaluate(x, y, BATCH, verbose=0))
+    size = None if y is None else BATCH
+    made.fit(x, y, batch_size=size, epochs=EPOCHS, verbose=0)
+    return outcome(made, evaluated=made.evaluate(x, y, size, verbose=0))
+
+
+def fit_compiled_alone(
+    strategy: tf.distribute.Strategy,
+    model: Callable[[], keras.Model],
+    kind: type[CustomTrainer] = CustomTrainer,
+) -> Outcome:
+    """Returns what a training without targets ends with, that has an optimizer and no loss."""
+    keras.utils.set_random_seed(7)
+    with strategy.scope():
+        made = kind(model(), optimizer=keras.optimizers.Adam(0.01), seed=5)
+    return fit_on(made, tf.data.Dataset.from_tensor_slices(X).batch(BATCH))
 
 
 def tagger() -> keras.Model:
@@ -410,7 +450,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
         loss="mse",
     ),
     "masks, clipped": lambda strategy: fit_compiled(
-        *(strategy, tagger, WORDS, WORDS),
+        *(strategy, tagger, tf.data.Dataset.from_tensor_slices((WORDS, WORDS)).batch(BATCH), None),
         optimizer=lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.02),
         loss=of_words(),
         metrics=["accuracy"],
@@ -423,7 +463,13 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     ),
     "two outputs, masks": fit_two_headed,
     "metrics of a step, a loss that is a number": lambda strategy: fit_alone(
-        trainer(strategy, kind=TracksMore, loss=mean_square)
+        trainer(
+            strategy, kind=TracksMore, loss=mean_square, metrics=("accuracy", lambda: mean_square)
+        )
+    ),
+    "a step alone": lambda strategy: fit_compiled_alone(strategy, mlp, HasStepOnly),
+    "a loss of a layer alone": lambda strategy: fit_compiled_alone(
+        strategy, lambda: mlp(AddsLossAlone())
     ),
     "averages": fit_normalizing,
     "batch normalization of all rows": lambda strategy: fit_alone(
@@ -483,6 +529,7 @@ SOME = ["a plain model", "add_loss, sample_weight, AUC", "a GAN"]  # for there a
 # What is the same for a device of this process and of another, and what one process decides alone.
 ON_DEVICES = {
     *("eagerly", "class_weight, with XLA", "numbers of gradients clipped", "clipped and scaled"),
+    *("a step alone", "a loss of a layer alone"),
     *("a class ignored", "a sum", "two outputs, masks", "batch normalization of all rows"),
 }
 IN_PROCESSES = {"one stops in an epoch", "one stops after an epoch"}

@@ -125,7 +125,7 @@ def test_workers_that_differ_are_told_so_before_the_first_step(tmp_path):
         "settings": "optimizer 0/clipnorm: 0.1 in process 1, None in the chief",
         "callbacks": "callbacks: ['NaNGuard'] in process 1, [] in the chief",
         "begin": "model/sequential/dense/kernel is another one in process 1 than in the chief",
-        "single batch": "processes were given different batches",
+        "single batch": "the batch is another one in process 1 than in the chief",
         "shuffle": "processes were given different batches. Each reads all of them",
         "PyDataset": "processes were given different batches. Each reads all of them",
         "snapshot": "snapshot to go on with: none in process 1, of step 52, checksum ",
@@ -244,6 +244,10 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "scope": "but the optimizer adam was made outside of the scope of their strategy",
         "several losses": "it has to be known which loss, target and sample weight an output has",
         "own step": "OwnStep has a train_step of its own, which each of 2 devices takes",
+        "own loss": "OwnLoss has a compute_loss of its own, of which 2 devices cannot tell whether",
+        "loss of a batch": "The loss dice is one of all rows of a batch together, which several",
+        "loss of all rows": "The loss circle is one of all rows of a batch together",
+        "loss weighed": "returns a single number for all rows, which several devices cannot weigh",
         "number": "The predict_step returns a single number for a batch, which several devices",
     }
     for what, sentence in expected.items():

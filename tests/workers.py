@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
 from tests.models import Slices, labels, mlp, numbers
-from tests.replicated import strategy_for
+from tests.replicated import mean_square, strategy_for
 from trainer import CustomTrainer, NonFiniteError
 from trainer.callbacks import NaNGuard, ProgressBar, Snapshots
 from trainer.snapshots import writer
@@ -232,7 +232,7 @@ def differing(directory: Path) -> None:
             print(f"told: {error}", flush=True)
         except ValueError as error:
             after = values(training_variables(made))
-            shows_late = what in ("shuffle", "PyDataset", "single batch")  # in the first group
+            shows_late = what in ("shuffle", "PyDataset")  # in the first group
             assert shows_late or made.step == 0
             if not shows_late and what != "begin":
                 assert all((after[name] == before[name]).all() for name in before)
@@ -324,6 +324,10 @@ def refused(directory: Path) -> None:
         def train_step(self, data):
             return super().train_step(data)
 
+    class OwnLoss(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return mean_square(y, y_pred)
+
     class PredictsMean(CustomTrainer):
         def predict_step(self, data):
             return tf.reduce_mean(super().predict_step(data))
@@ -331,8 +335,8 @@ def refused(directory: Path) -> None:
     def dense(kind: type[keras.Sequential] = keras.Sequential) -> keras.Model:
         return kind([keras.Input((4,)), keras.layers.Dense(1)])
 
-    def fits(made: CustomTrainer) -> None:
-        made.fit(X, Y, batch_size=BATCH, verbose=0)
+    def fits(made: CustomTrainer, **how: Any) -> None:
+        made.fit(X, Y, batch_size=BATCH, verbose=0, **how)
 
     def tell(
         what: str,
@@ -368,6 +372,10 @@ def refused(directory: Path) -> None:
         tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
         tell("scope", optimizer=lambda: outside)
         tell("own step", lambda: dense(OwnStep))
+        tell("own loss", lambda: dense(OwnLoss))
+        tell("loss of a batch", loss="dice")
+        tell("loss of all rows", loss=keras.losses.Circle())
+        tell("loss weighed", loss=mean_square, runs=functools.partial(fits, sample_weight=Y[:, 0]))
         tell("number", kind=PredictsMean, runs=lambda made: made.predict(X, verbose=0))
 
     run_and_tell("refused", directory, worker, count=1)

@@ -130,6 +130,20 @@ def check_begun(algorithm: Algorithm, state: AlgorithmState, epoch: int) -> None
     )
 
 
+def check_batch(peers: Peers, batch: Any) -> None:
+    """Checks that all processes have the same batch for a step.
+
+    Args:
+        peers: the processes.
+        batch: the batch, a structure of tensors.
+
+    Raises:
+        ValueError: they do not.
+    """
+    parts = tf.nest.flatten(batch, expand_composites=True)
+    check_alike(peers, lambda: Facts({}, {"the batch": _sum(map(np.asarray, parts))}))
+
+
 def chiefs_seed(peers: Peers, seed: int) -> int:
     """Returns the seed of the chief, which any number may be."""
     return int(peers.text_of_each(str(seed))[0])

@@ -33,7 +33,9 @@ class _Symbolically(keras.Operation):
         self._function = function
 
     def call(self, *arguments: Any) -> None:
-        self._function(*arguments)
+        # A loss may be all that layers add, which Keras would not collect here.
+        with keras.StatelessScope(collect_losses=True):
+            self._function(*arguments)
 
 
 def _symbol(spec: tf.TypeSpec | None) -> keras.KerasTensor | None:

@@ -163,6 +163,16 @@ def step_of_model_on_replicas(model: keras.Model, step: str) -> None:
     )
 
 
+def loss_of_model_on_replicas(model: keras.Model) -> None:
+    """Raises ValueError, as nothing tells what of a model's own loss Keras has divided already."""
+    devices = model.distribute_strategy.num_replicas_in_sync
+    raise ValueError(
+        f"{type(model).__name__} has a compute_loss of its own, of which {devices} devices cannot "
+        f"tell whether Keras has divided it by {devices}: move it into a subclass of "
+        "CustomTrainer, as a mean over the rows."
+    )
+
+
 def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:
     """Returns `batch` with the shapes that the model's inputs have where the data leave them open.
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.shares import Share, current_share
+from trainer.shares import current_share
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def counting_own_rows(metrics: Iterable[keras.metrics.Metric]) -> Iterator[None]
         metrics: the metrics; their results are then those of the rows of all replicas, though what
             updates them knows of no others.
     """
-    metrics = list(metrics)
+    metrics = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", ()))]
     for metric in metrics:
         metric.update_state = functools.partial(_update_state, metric)
     try:
@@ -33,26 +33,44 @@ def counting_own_rows(metrics: Iterable[keras.metrics.Metric]) -> Iterator[None]
 
 
 def _update_state(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:
-    update_state = type(metric).update_state
+    update_state = functools.partial(type(metric).update_state, metric)
     share = current_share()
     if share is None:
-        return update_state(metric, *args, **kwargs)
-    bound = inspect.signature(update_state).bind(metric, *args, **kwargs)
-    bound.arguments |= share.own(
-        {name: bound.arguments[name] for name in list(bound.arguments)[1:]}
-    )
-    if isinstance(metric, keras.metrics.Mean) and _is_scalar(bound.arguments.get("values")):
-        weight = bound.arguments.get("sample_weight")
-        bound.arguments["sample_weight"] = _weight(share, weight)
-    return update_state(*bound.args, **bound.kwargs)
+        update_state(*args, **kwargs)
+        return
+    if _is_of_means(metric, args):
+        bound = inspect.signature(update_state).bind(*args, **kwargs)
+        if bound.arguments.get("sample_weight") is None:
+            bound.arguments["sample_weight"] = tf.cast(share.rows / share.of, tf.float32)
+        args, kwargs = bound.args, bound.kwargs
+
+    def update() -> int:
+        update_state(*args, **kwargs)
+        return 0
+
+    if share.may_see_others:
+        tf.cond(share.rows > 0, update, lambda: 0)
+    else:
+        update()
 
 
-def _weight(share: Share, weight: Any) -> tf.Tensor:
-    """Returns what a mean over this replica's rows weighs, given its `weight` on one device."""
-    if weight is None:
-        return tf.cast(share.rows / share.of, tf.float32)
-    return tf.where(share.rows > 0, tf.cast(weight, tf.float32), 0.0)
+def _is_of_means(metric: keras.metrics.Metric, args: tuple) -> bool:
+    """Returns whether a metric is given, or makes, a single number for all rows."""
+    if isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return len(args) > 1 and _counts_batches(metric, *args[:2])
+    is_given = isinstance(metric, (keras.metrics.Mean, keras.metrics.Sum)) and args
+    return bool(is_given) and tf.TensorShape(getattr(args[0], "shape", ())).rank == 0
 
 
-def _is_scalar(values: Any) -> bool:
-    return values is not None and tf.TensorShape(getattr(values, "shape", ())).rank == 0
+def _counts_batches(metric: keras.metrics.MeanMetricWrapper, y_true: Any, y_pred: Any) -> bool:
+    """Returns whether two rows count as one, as where the function averages over them itself."""
+    with contextlib.suppress(Exception), tf.init_scope():
+        zero = tf.zeros(())
+        with keras.StatelessScope([(variable, zero) for variable in metric.variables]) as scope:
+            type(metric).update_state(metric, *map(_two_rows_like, (y_true, y_pred)))
+            return float(scope.get_current_value(metric.count)) == 1.0
+    return False
+
+
+def _two_rows_like(array: Any) -> tf.Tensor:
+    return tf.zeros([2, *(size or 1 for size in array.shape[1:])], array.dtype)

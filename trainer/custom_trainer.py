@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer import checks, loop
-from trainer.agreeing import check_before, check_begun
+from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
@@ -21,7 +21,7 @@ from trainer.compiling import compile_model
 from trainer.errors import placed
 from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
-from trainer.groups import Run, check_batches
+from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
 from trainer.networks import Networks, learning_rates
@@ -464,13 +464,12 @@ class CustomTrainer(Algorithm):
     def _run_on_batch(self, mode: Mode, batch: tuple) -> Any:
         with placed(f"in {mode}_on_batch, step {self.step}"), self._telling_of_lost_peers():
             batch = keras.tree.map_structure(as_array, batch)
+            check_batch(self.peers, batch)
             self._programs.build_for_replicas(
                 mode, lambda: keras.tree.map_structure(spec_of, batch)
             )
             program = self._programs.program(mode, self._programs.choose_xla(mode))
-            outputs = program.run_on_batch(batch)
-            check_batches(self.peers, program)
-            return outputs
+            return program.run_on_batch(batch)
 
     @contextlib.contextmanager
     def _opened(

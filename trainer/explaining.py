@@ -35,6 +35,11 @@ def _of_groups(program: Program, watch: Watch, steps_per_execution: int) -> str:
             f"groups of 1 step, held by {type(unwrapped(watch.holder)).__name__}, which may act on "
             "each batch (if it only reads logs, give it the attribute batch_hooks = 'log')"
         )
+    if program.gathers:
+        return (
+            "groups of 1 step, as the devices gather gradients of embeddings, which have another "
+            "length in each batch"
+        )
     told = f"groups of about {program.pace.steps} steps, a tenth of a second"
     return f"{told}, the logs of each step kept for a callback" if watch.reads_each else told
 

@@ -112,12 +112,6 @@ def agree_to_stop(run: Run, model: keras.Model, *wishes: bool) -> tuple[bool, ..
     return wishes
 
 
-def check_batches(peers: Peers, program: Program) -> None:
-    """Raises ValueError if processes were given different batches."""
-    if peers.count > 1 and peers.of_any_if_alike(program.seen) is None:
-        raise ValueError(_OTHER_BATCHES)
-
-
 def _next_group(run: Run, first: int, most: int, place: str, count: Callable[[int], None]) -> Ran:
     """Runs the group that starts with step `first`."""
     at_once, how = run.steps_per_execution, {}

@@ -68,15 +68,29 @@ def weight_on_replica(loss: Any, y: Any, y_pred: Any, sample_weight: Any = None)
             f"The loss {getattr(loss, 'name', loss)} has the reduction {reduction!r}, which "
             "several devices cannot share: give it reduction='sum_over_batch_size' or 'sum'."
         )
+    if _is_of_batch(loss):
+        raise ValueError(
+            f"The loss {getattr(loss, 'name', loss)} is one of all rows of a batch together, which "
+            "several devices cannot share: take one of each row, as Dice and Tversky are with "
+            "axis=(1, 2, 3)."
+        )
+    if _returns_scalar(loss, y, y_pred):
+        if sample_weight is not None:
+            raise ValueError(
+                f"The loss {getattr(loss, 'name', loss)} returns a single number for all rows, "
+                "which several devices cannot weigh by sample_weight or class_weight: let it "
+                "return a number for each row."
+            )
+        # Keras divides by the number of replicas only what it averages itself.
+        is_masked = _mask_of(y_pred) is not None
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return None if is_masked else tf.constant(1 / replicas)
     counted = _counted(loss, y, y_pred)
     if reduction == "sum":
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         factor = tf.math.divide_no_nan(_float(share.of), _float(share.rows * replicas))
     elif counted is not None:
         factor = _factor_of_part(tf.reduce_sum(_float(counted)))
-    elif sample_weight is None and _returns_scalar(loss, y, y_pred):
-        # Which Keras divides by nothing.
-        return tf.constant(1 / tf.distribute.get_strategy().num_replicas_in_sync)
     else:
         return sample_weight
     if sample_weight is None:
@@ -115,18 +129,33 @@ def _mask_of(y_pred: Any) -> tf.Tensor | None:
 
 def _is_special(loss: Any) -> bool:
     """Returns whether a loss may be something else than the mean over rows by Keras."""
+    if _is_of_batch(loss):
+        return True
     if not isinstance(loss, keras.losses.Loss):
         return callable(loss) and not _is_of_keras(loss)
     is_mean = loss.reduction in ("mean", "sum_over_batch_size")
     return not is_mean or getattr(loss, "ignore_class", None) is not None
 
 
+def _is_of_batch(loss: Any) -> bool:
+    """Returns whether a loss of Keras's is no mean of numbers that each follow from one row."""
+    found = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if isinstance(found, (keras.losses.Dice, keras.losses.Tversky)):
+        return found.axis is None
+    functions = (keras.losses.dice, keras.losses.tversky, keras.losses.circle)
+    return isinstance(found, keras.losses.Circle) or found in functions
+
+
 def _returns_scalar(loss: Any, y: Any, y_pred: Any) -> bool:
     """Returns whether a loss of the user's own returns a single number for all rows."""
     if not callable(loss) or _is_of_keras(loss):
         return False
-    values = (loss.call if isinstance(loss, keras.losses.Loss) else loss)(y, y_pred)
-    return values.shape.rank == 0
+    is_object = isinstance(loss, keras.losses.Loss)
+    dtype = loss.dtype if is_object else keras.config.floatx()
+    y, y_pred = tree.map_structure(
+        lambda array: keras.ops.convert_to_tensor(array, dtype), (y, y_pred)
+    )
+    return (loss.call if is_object else loss)(y, y_pred).shape.rank == 0
 
 
 def _is_of_keras(loss: Any) -> bool:

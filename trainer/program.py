@@ -79,6 +79,7 @@ class Program:
         self._replicas = replicas
         self._replicated_step = replicated_step
         self.returns_results = results is not None
+        self.gathers = False
         self._last = LastOutputs(replicas.merged) if results is None else LastResults(results)
         self._xla_works = self._xla_gave_up = False
         self.done = 0
@@ -238,6 +239,8 @@ class Program:
         window = feed.full_window(k) if under_xla and self.groups_suit_xla else None
         under_xla = window is not None
         collector = self._collector(each, under_xla)
+        if self._replicas.gather(lambda: self._trace(feed.window(1).source.spec())):
+            k, self.gathers = 1, True
         window = window or feed.window(k)
         group = self._group(window.source, (collector, until, under_xla))
         try:

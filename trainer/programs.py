@@ -16,6 +16,7 @@ from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
 from trainer.feeds import Feed, rows_at_hand
 from trainer.labels import guard_labels
+from trainer.networks import build_optimizers
 from trainer.program import PredictProgram, Program
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.sums import read_at_once
@@ -78,13 +79,31 @@ class Programs:
         step = f"{mode}_step"
         if mode != "predict" and overrides(model, step) and not has_own_step(self._algorithm, mode):
             checks.step_of_model_on_replicas(model, step)
+        if (
+            mode != "predict"
+            and overrides(model, "compute_loss")
+            and self._uses_loss_of_model(mode)
+        ):
+            checks.loss_of_model_on_replicas(model)
         spec = replicas.seen_spec(batch_spec())
         if mode != "predict":
-            self._build(self._algorithm.test_step, spec)
+            self._build_by_evaluating(mode, spec)
             checks.sums(self._metrics())
         elif not model.built:
             build_state(model, self._algorithm.predict_step, spec)
         self._ready_for[mode] = (compile_mark(model), model.built)
+
+    def _build_by_evaluating(self, mode: Mode, spec: Any) -> None:
+        """Makes the variables that a step makes which evaluates batches of `spec`."""
+        model = self._algorithm.model
+        try:
+            self._build(self._algorithm.test_step, spec)
+        except Exception as error:
+            if not model.built:
+                raise_clearer(error, self._algorithm.known_inputs(mode), spec)
+            # A step that is another one may run; otherwise it will say it better.
+            with model.distribute_strategy.scope():
+                build_optimizers(model)
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
@@ -180,6 +199,11 @@ class Programs:
             return checks.logs(step(batch), name)
 
         return checked_step
+
+    def _uses_loss_of_model(self, mode: Mode) -> bool:
+        """Returns whether the step of `mode` is Keras's, and its loss the model's."""
+        is_of_model = type(self._algorithm).compute_loss is Algorithm.compute_loss
+        return is_of_model and not has_own_step(self._algorithm, mode)
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""

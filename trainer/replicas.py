@@ -72,6 +72,16 @@ class Replicas:
         """Returns a batch that was read, the rows of all replicas in it."""
         return batch
 
+    def gather(self, trace: Callable[[], Any]) -> bool:
+        """Returns whether replicas gather in a step what may have other shapes in the next one.
+
+        Such steps run in calls of their own: in a loop TensorFlow holds the shapes to the first.
+
+        Args:
+            trace: returns the step's trace.
+        """
+        return False
+
     def average(self) -> None:
         """Sets what layers keep, such as averages over batches, to its mean over all replicas."""
 
@@ -105,6 +115,7 @@ class SeveralReplicas(Replicas):
         super().__init__(strategy)
         self._kept = kept
         self._averaged = tf.function(lambda: strategy.run(self._average_of_all))
+        self._gathering: dict[tf.Graph, bool] = {}
         self._here = len(strategy.extended.worker_devices)
         self._are_elsewhere = spans_processes(strategy)
         with tf.init_scope():
@@ -118,6 +129,12 @@ class SeveralReplicas(Replicas):
     def seen(self) -> int:  # noqa: D102
         return int(self._seen.read_value()) % _SUMS
 
+    def gather(self, trace: Callable[[], Any]) -> bool:  # noqa: D102
+        graph = trace().graph
+        if graph not in self._gathering:
+            self._gathering[graph] = "CollectiveGatherV2" in _operations_of(graph)
+        return self._gathering[graph]
+
     def average(self) -> None:  # noqa: D102
         if self._kept.averages():
             self._averaged()
@@ -130,7 +147,7 @@ class SeveralReplicas(Replicas):
         own = [tf.convert_to_tensor(variable) for variable in variables]
         first = add_up([tf.where(is_first, value, tf.zeros_like(value)) for value in own])
         # What all have alike keeps its bits.
-        apart = add_up([value - base for value, base in zip(own, first, strict=True)])
+        apart = add_up(list(map(_difference, own, first)))
         for variable, base, total in zip(variables, first, apart, strict=True):
             variable.assign(base + total / context.num_replicas_in_sync)
 
@@ -264,6 +281,10 @@ def _own_rows(outputs: Any) -> Any:
     return current_share().own(outputs)
 
 
+def _difference(value: tf.Tensor, base: tf.Tensor) -> tf.Tensor:
+    return tf.where(value == base, tf.zeros_like(value), value - base)  # of infinities, too
+
+
 def _weighted_sum(stack: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Returns the sum over replicas, float32; what one without rows returned does not count."""
     weights = tf.reshape(weights, [-1] + [1] * (stack.shape.rank - 1))
@@ -282,6 +303,13 @@ def _drawing_apart(seeds: list[Any]) -> Iterator[None]:
     finally:
         for state in seeds:
             state.assign(state - tf.cast(tf.stack([_APART * number, 0]), state.dtype))
+
+
+def _operations_of(graph: tf.Graph) -> set[str]:
+    """Returns the kinds of operations in a graph and in the functions that it calls."""
+    whole = graph.as_graph_def()
+    nodes = [*whole.node, *(node for made in whole.library.function for node in made.node_def)]
+    return {node.op for node in nodes}
 
 
 def _is_split(batch: Any) -> bool:
