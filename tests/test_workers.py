@@ -248,6 +248,7 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "loss of a batch": "The loss dice is one of all rows of a batch together, which several",
         "loss of all rows": "The loss circle is one of all rows of a batch together",
         "loss weighed": "returns a single number for all rows, which several devices cannot weigh",
+        "rows": "A batch has arrays of the shapes (None, 1) and (10,): several devices share its",
         "number": "The predict_step returns a single number for a batch, which several devices",
     }
     for what, sentence in expected.items():

@@ -365,6 +365,8 @@ def refused(directory: Path) -> None:
         strategy_for(2)  # before anything else is made
         mse, adam = keras.losses.MeanSquaredError, keras.optimizers.Adam
         outside = adam()
+        rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)
+        with_ten_weights = rows.map(lambda x, y: (x, y, tf.ones(10)))
         tell("none", loss=mse(reduction="none"))
         tell("weights", loss=mse(reduction="mean_with_sample_weight"))
         tell("several losses", loss=[mse(reduction="sum"), "mae"])
@@ -377,6 +379,7 @@ def refused(directory: Path) -> None:
         tell("loss of a batch", loss="dice")
         tell("loss of all rows", loss=keras.losses.Circle())
         tell("loss weighed", loss=mean_square, runs=functools.partial(fits, sample_weight=Y[:, 0]))
+        tell("rows", runs=lambda made: made.fit(with_ten_weights, verbose=0))
         tell("number", kind=PredictsMean, runs=lambda made: made.predict(X, verbose=0))
 
     run_and_tell("refused", directory, worker, count=1)

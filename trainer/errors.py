@@ -52,6 +52,7 @@ def raise_clearer(error: Exception, inputs: list[keras.KerasTensor] | None, batc
         or _of_missing_loss(text)
         or _of_shape_at_run_time(text)
         or _of_range(text)
+        or _of_rows(text)
         or (inputs and _of_inputs(x, inputs))
     )
     if not sentence:
@@ -121,6 +122,11 @@ def _of_shape_at_run_time(text: str) -> str | None:
         for shape in found.groups()
     )
     return _misfit("x", came, expected)
+
+
+def _of_rows(text: str) -> str | None:
+    found = re.search(r"A batch has arrays of the shapes .*? have as many\.", text)
+    return found and found[0]
 
 
 def _of_range(text: str) -> str | None:

@@ -47,6 +47,7 @@ class Program:
     Attributes:
         pace: how many steps a call may have to be a short one.
         returns_results: whether `results` was given.
+        gathers: whether groups have one step, as replicas gather in it what they exchange.
         done: how many steps the last call of `run` had, also if something ended it.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -107,6 +108,7 @@ def _cut_out(rows_read: Any, first: Any, of: Any) -> tuple[Share, Any]:
     context = tf.distribute.get_replica_context()
     number, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
     begin, end = of * number // replicas - first, of * (number + 1) // replicas - first
+    _check_rows(rows_read)
     rows = end - begin
     may_see_others = not isinstance(of, int) or of < replicas
     if may_see_others:
@@ -114,6 +116,27 @@ def _cut_out(rows_read: Any, first: Any, of: Any) -> tuple[Share, Any]:
         end = begin + tf.maximum(rows, 1)
     seen = _each_array(lambda array: _slice(array, begin, end), rows_read)
     return Share(rows, of, may_see_others), seen
+
+
+def _check_rows(batch: Any) -> None:
+    """Raises for an array of `batch` that has another number of rows than the others.
+
+    Raises:
+        ValueError: it has.
+        tf.errors.InvalidArgumentError: it has, as only running tells.
+    """
+    leaves = [leaf for leaf in tree.flatten(batch) if _has_rows(leaf)]
+    leaves.sort(key=lambda leaf: leaf.shape[0] is not None)  # the open ones first
+    for leaf, other in itertools.pairwise(leaves):
+        sentence = (
+            f"A batch has arrays of the shapes {tuple(leaf.shape)} and {tuple(other.shape)}: "
+            "several devices share its rows, so let each array have as many."
+        )
+        sizes = leaf.shape[0], other.shape[0]
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise ValueError(sentence)
+        if sizes[0] is None and sizes[1] is not None:
+            tf.debugging.assert_equal(_leading(leaf), sizes[1], sentence)
 
 
 def _given(batch: Any) -> tuple[Share, Any]:
