@@ -329,6 +329,14 @@ def refused(directory: Path) -> None:
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             return mean_square(y, y_pred)
 
+    class CallsLoss(CustomTrainer):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.square = keras.losses.MeanSquaredError()
+
+        def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+            return self.square(y, y_pred)
+
     class PredictsMean(CustomTrainer):
         def predict_step(self, data):
             return tf.reduce_mean(super().predict_step(data))
@@ -376,6 +384,7 @@ def refused(directory: Path) -> None:
         tell("scope", optimizer=lambda: outside)
         tell("own step", lambda: dense(OwnStep))
         tell("own loss", lambda: dense(OwnLoss))
+        tell("loss called", kind=CallsLoss)
         tell("loss of a batch", loss="dice")
         tell("loss of all rows", loss=keras.losses.Circle())
         tell("loss weighed", loss=mean_square, runs=functools.partial(fits, sample_weight=Y[:, 0]))

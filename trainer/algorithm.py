@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.feeds import Batch
 from trainer.gradients import apply_on_replicas
-from trainer.losses import replica_mean, weights_on_replica
+from trainer.losses import loss_on_replica, replica_mean, weighing, weights_on_replica
 from trainer.networks import trained_networks
 from trainer.peers import Peers, peers_of
 from trainer.shares import current_share, first_of
@@ -115,9 +115,32 @@ class Algorithm:
         """
         takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
         keywords = {"training": training} if takes_training else {}
-        if not overrides(self.model, "compute_loss"):
-            sample_weight = weights_on_replica(self.model, y, y_pred, sample_weight)
-        return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
+        with weighing():
+            if not overrides(self.model, "compute_loss"):
+                sample_weight = weights_on_replica(self.model, y, y_pred, sample_weight)
+            return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
+
+    def call_loss(
+        self, loss: keras.losses.Loss, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Returns what `loss` makes of one batch, for a step of your own.
+
+        On one device that is `loss(y, y_pred, sample_weight)`. On several, Keras divides the result
+        by their number and knows of no rows but one device's; this does not.
+
+        Args:
+            loss: the loss, an object.
+            y: targets.
+            y_pred: outputs.
+            sample_weight: weights of the rows.
+
+        Returns:
+            A scalar, as `compute_loss` returns it.
+
+        Raises:
+            ValueError: several replicas cannot share the loss.
+        """
+        return loss_on_replica(loss, y, y_pred, sample_weight)
 
     def known_inputs(self, mode: str) -> list[keras.KerasTensor] | None:
         """Returns what the x of a batch has to be like in the step of `mode`.

@@ -16,7 +16,6 @@ from trainer.custom_trainer import CustomTrainer
 from trainer.feeds import Batch
 from trainer.hooks import Mode
 from trainer.images import value_range
-from trainer.losses import replica_mean, weight_on_replica
 from trainer.networks import Networks
 
 _D_OPTIMIZER = {
@@ -352,8 +351,7 @@ class GANTrainer(CustomTrainer):
 
     def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if isinstance(self.loss, keras.losses.Loss):
-            weight = weight_on_replica(self.loss, labels, logits)
-            return replica_mean(self.loss(labels, logits, weight))
+            return self.call_loss(self.loss, labels, logits)
         return tf.reduce_mean(self.loss(labels, logits))  # a function returns a loss a row
 
     def _noisy(self, labels: tf.Tensor) -> tf.Tensor:

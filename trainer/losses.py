@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -11,6 +15,7 @@ from trainer.labels import per_output
 from trainer.shares import current_share
 
 tree = keras.tree
+_is_weighed = contextvars.ContextVar("is_weighed", default=False)
 
 
 def replica_mean(loss: tf.Tensor) -> tf.Tensor:
@@ -20,6 +25,54 @@ def replica_mean(loss: tf.Tensor) -> tf.Tensor:
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return loss if replicas == 1 else loss * tf.cast(replicas, loss.dtype)
+
+
+def loss_on_replica(
+    loss: keras.losses.Loss, y: Any, y_pred: Any, sample_weight: Any = None
+) -> tf.Tensor:
+    """Returns a loss of Keras's as the mean over this replica's rows, weighed where need be.
+
+    Arguments and errors are those of `weight_on_replica`.
+    """
+    with weighing():
+        weight = weight_on_replica(loss, y, y_pred, sample_weight)
+        return replica_mean(loss(y, y_pred, weight))
+
+
+@contextlib.contextmanager
+def weighing() -> Iterator[None]:
+    """Lets losses be called that `refusing_calls` refuses, as here they come out right."""
+    before = _is_weighed.set(True)
+    try:
+        yield
+    finally:
+        _is_weighed.reset(before)
+
+
+@contextlib.contextmanager
+def refusing_calls(losses: Iterable[keras.losses.Loss]) -> Iterator[None]:
+    """Refuses calls of losses whose result Keras divides by the number of replicas.
+
+    Args:
+        losses: the losses.
+    """
+    losses = list(losses)
+    for loss in losses:
+        loss.call = functools.partial(_call_if_weighed, loss)
+    try:
+        yield
+    finally:
+        for loss in losses:
+            del loss.call
+
+
+def _call_if_weighed(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
+    if current_share() and not _is_weighed.get():
+        raise ValueError(
+            f"A step calls the loss {loss.name}, whose result Keras divides by the number of "
+            "devices: call it by self.call_loss(loss, y, y_pred), which is right on any number."
+        )
+    return type(loss).call(loss, *args, **kwargs)
 
 
 def weights_on_replica(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:

@@ -162,7 +162,7 @@ class Programs:
         strategy = self._algorithm.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
             return Replicas(strategy)
-        kept = Kept(self._algorithm.seeds, self._metrics, self._averages)
+        kept = Kept(self._algorithm.seeds, self._metrics, self._averages, self._losses)
         if mode == "predict":
             return ReplicasWithRows(strategy, kept)
         return ReplicasWithLogs(strategy, kept, self._metric_results)
@@ -171,6 +171,11 @@ class Programs:
         """Returns what layers assign for themselves, and Keras adds up for none of them."""
         own = self._algorithm.model.non_trainable_variables
         return [v for v in own if v.aggregation == "none" and tf.as_dtype(v.dtype).is_floating]
+
+    def _losses(self) -> list[keras.losses.Loss]:
+        """Returns the losses that are attributes of the trainer."""
+        own = vars(self._algorithm).values()
+        return [value for value in own if isinstance(value, keras.losses.Loss)]
 
     def _metrics(self) -> list[keras.metrics.Metric]:
         """Returns all metrics that a step may update, whatever a class lists."""

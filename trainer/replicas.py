@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainer.counting import counting_own_rows
 from trainer.feeds import PartOfBatch
+from trainer.losses import refusing_calls
 from trainer.peers import spans_processes
 from trainer.shares import Step, checksum, current_share, on_share
 
@@ -41,11 +42,13 @@ class Kept(NamedTuple):
             its own; between steps all have the same again.
         metrics: the metrics; on a replica they count what is its own.
         averages: variables of layers, which each replica has a value of its own of.
+        losses: losses that a step may call, which Keras divides by the number of replicas.
     """
 
     seeds: Callable[[], list[keras.Variable]]
     metrics: Callable[[], list[keras.metrics.Metric]]
     averages: Callable[[], list[keras.Variable]]
+    losses: Callable[[], list[keras.losses.Loss]]
 
 
 class Replicas:
@@ -193,7 +196,7 @@ class SeveralReplicas(Replicas):
         is_split = _is_split(batch)
         if self._are_elsewhere and not (is_split or isinstance(batch, PartOfBatch)):
             self._seen.assign_add(checksum(batch))
-        with counting_own_rows(self._kept.metrics()):
+        with counting_own_rows(self._kept.metrics()), refusing_calls(self._kept.losses()):
             return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
 
 
