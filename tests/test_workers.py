@@ -242,6 +242,7 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "accumulation": "has gradient_accumulation_steps=2, which Keras cannot do on 2 devices",
         "overwriting": "has ema_overwrite_frequency=3, which Keras cannot do on 2 devices",
         "scope": "but the optimizer adam was made outside of the scope of their strategy",
+        "model outside": "but the model was made outside of the scope of their strategy",
         "several losses": "it has to be known which loss, target and sample weight an output has",
         "own step": "OwnStep has a train_step of its own, which each of 2 devices takes",
         "own loss": "OwnLoss has a compute_loss of its own, of which 2 devices cannot tell whether",

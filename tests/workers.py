@@ -356,8 +356,12 @@ def refused(directory: Path) -> None:
         runs: Callable[[CustomTrainer], Any] = fits,
         **how: Any,
     ) -> None:
-        with strategy_for(2).scope():
-            made = kind(model(), optimizer=optimizer(), loss=loss, **how)
+        try:
+            with strategy_for(2).scope():
+                made = kind(model(), optimizer=optimizer(), loss=loss, **how)
+        except ValueError as error:
+            print(f"{what}: {error}", flush=True)
+            return
         before = made.model.get_weights()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -372,7 +376,7 @@ def refused(directory: Path) -> None:
     def worker(number: int) -> None:
         strategy_for(2)  # before anything else is made
         mse, adam = keras.losses.MeanSquaredError, keras.optimizers.Adam
-        outside = adam()
+        outside, model_outside = adam(), dense()
         rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)
         with_ten_weights = rows.map(lambda x, y: (x, y, tf.ones(10)))
         tell("none", loss=mse(reduction="none"))
@@ -382,6 +386,7 @@ def refused(directory: Path) -> None:
         tell("accumulation", optimizer=lambda: adam(gradient_accumulation_steps=2))
         tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
         tell("scope", optimizer=lambda: outside)
+        tell("model outside", lambda: model_outside)
         tell("own step", lambda: dense(OwnStep))
         tell("own loss", lambda: dense(OwnLoss))
         tell("loss called", kind=CallsLoss)

@@ -79,6 +79,7 @@ class CustomTrainer(Algorithm):
 
     Raises:
         TypeError: `model` is no Keras model.
+        ValueError: the model was made outside of the scope of the strategy that there is.
     """
 
     array_budget: int | None = None
@@ -98,6 +99,8 @@ class CustomTrainer(Algorithm):
         seed: int | None = None,
     ):
         checks.is_model(model)
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            checks.made_in_scope(model, [])
         self.model = model
         if isinstance(model, Networks):  # which save what a single model has no room for
             checks.seed_of_networks(seed, model)
