@@ -129,7 +129,7 @@ def _check_rows(batch: Any) -> None:
     leaves.sort(key=lambda leaf: leaf.shape[0] is not None)  # the open ones first
     for leaf, other in itertools.pairwise(leaves):
         sentence = (
-            f"A batch has arrays of the shapes {tuple(leaf.shape)} and {tuple(other.shape)}: "
+            f"A batch has arrays of the shapes {leaf.shape} and {other.shape}: "
             "several devices share its rows, so let each array have as many."
         )
         sizes = leaf.shape[0], other.shape[0]
