@@ -50,7 +50,11 @@ class AddsLoss(keras.layers.Layer):
 
 
 class LogsMore(CustomTrainer):
-    """Has a step of its own, with a log key that is no metric's."""
+    """Has a step of its own; its log keys are no metric's, or the metric's result is not there."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.error = keras.metrics.MeanAbsoluteError(name="mean_error")
 
     def train_step(self, data):
         x, y = data
@@ -59,8 +63,18 @@ class LogsMore(CustomTrainer):
             loss = self.compute_loss(x, y, y_pred)
         self.track_loss(loss, x)
         self.minimize(loss, tape)
-        more = {"batch_loss": loss, "rate": self.optimizer.learning_rate, "of": {"batch": loss}}
-        return {**self.compute_metrics(x, y, y_pred), **more}
+        self.error.update_state(y, y_pred)
+        logs = self.compute_metrics(x, y, y_pred)
+        more = {"loss": loss, "mean_error": 2.0 * loss, "error": self.error.result()}
+        return {**logs, **more, "rate": self.optimizer.learning_rate, "of": {"batch": loss}}
+
+
+class OfResults(keras.Sequential):
+    """Logs what is computed from the results of metrics."""
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        return {**results, "root": tf.sqrt(results["loss"])}
 
 
 class TracksMore(CustomTrainer):
@@ -476,6 +490,12 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "a loss of a layer alone": lambda strategy: fit_compiled_alone(
         strategy, lambda: mlp(AddsLossAlone())
     ),
+    "logs computed from results": lambda strategy: fit_compiled(
+        strategy,
+        lambda: OfResults([keras.Input((4,)), keras.layers.Dense(1)]),
+        *(X, Y),
+        loss="mse",
+    ),
     "averages": fit_normalizing,
     "batch normalization of all rows": lambda strategy: fit_alone(
         trainer(strategy, lambda: keras.layers.BatchNormalization(synchronized=True))
@@ -534,7 +554,7 @@ SOME = ["a plain model", "add_loss, sample_weight, AUC", "a GAN"]  # for there a
 # What is the same for a device of this process and of another, and what one process decides alone.
 ON_DEVICES = {
     *("eagerly", "class_weight, with XLA", "numbers of gradients clipped", "clipped and scaled"),
-    *("a step alone", "a loss of a layer alone"),
+    *("a step alone", "a loss of a layer alone", "logs computed from results"),
     *("a class ignored", "a sum", "two outputs, masks", "batch normalization of all rows"),
 }
 IN_PROCESSES = {"one stops in an epoch", "one stops after an epoch"}

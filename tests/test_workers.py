@@ -247,9 +247,10 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "own step": "OwnStep has a train_step of its own, which each of 2 devices takes",
         "own loss": "OwnLoss has a compute_loss of its own, of which 2 devices cannot tell whether",
         "loss called": "A step calls the loss mean_squared_error, whose result Keras divides",
+        "log computed": "The log 'root' is computed from results of metrics, which several devices",
         "loss of a batch": "The loss dice is one of all rows of a batch together, which several",
         "loss of all rows": "The loss circle is one of all rows of a batch together",
-        "loss weighed": "returns a single number for all rows, which several devices cannot weigh",
+        "loss weighed": "The loss mean_square returns a single number for all rows, which several",
         "rows": "A batch has arrays of the shapes (None, 1) and (10,): several devices share its",
         "number": "The predict_step returns a single number for a batch, which several devices",
     }

@@ -337,6 +337,11 @@ def refused(directory: Path) -> None:
         def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
             return self.square(y, y_pred)
 
+    class LogsRoot(CustomTrainer):
+        def compute_metrics(self, *args: Any, **kwargs: Any):
+            logs = super().compute_metrics(*args, **kwargs)
+            return {**logs, "root": tf.sqrt(logs["loss"])}
+
     class PredictsMean(CustomTrainer):
         def predict_step(self, data):
             return tf.reduce_mean(super().predict_step(data))
@@ -390,6 +395,7 @@ def refused(directory: Path) -> None:
         tell("own step", lambda: dense(OwnStep))
         tell("own loss", lambda: dense(OwnLoss))
         tell("loss called", kind=CallsLoss)
+        tell("log computed", kind=LogsRoot)
         tell("loss of a batch", loss="dice")
         tell("loss of all rows", loss=keras.losses.Circle())
         tell("loss weighed", loss=mean_square, runs=functools.partial(fits, sample_weight=Y[:, 0]))

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.replacing import replaced
 from trainer.shares import current_share
 
 
@@ -22,14 +23,13 @@ def counting_own_rows(metrics: Iterable[keras.metrics.Metric]) -> Iterator[None]
         metrics: the metrics; their results are then those of the rows of all replicas, though what
             updates them knows of no others.
     """
-    metrics = [part for metric in metrics for part in (metric, *getattr(metric, "metrics", ()))]
-    for metric in metrics:
-        metric.update_state = functools.partial(_update_state, metric)
-    try:
+    with replaced(with_parts(metrics), "update_state", _update_state):
         yield
-    finally:
-        for metric in metrics:
-            del metric.update_state
+
+
+def with_parts(metrics: Iterable[keras.metrics.Metric]) -> list[keras.metrics.Metric]:
+    """Returns the metrics, and behind each one those that it is made of."""
+    return [part for metric in metrics for part in (metric, *getattr(metric, "metrics", ()))]
 
 
 def _update_state(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:

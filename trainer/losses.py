@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.labels import per_output
+from trainer.replacing import replaced
 from trainer.shares import current_share
 
 tree = keras.tree
@@ -56,14 +56,8 @@ def refusing_calls(losses: Iterable[keras.losses.Loss]) -> Iterator[None]:
     Args:
         losses: the losses.
     """
-    losses = list(losses)
-    for loss in losses:
-        loss.call = functools.partial(_call_if_weighed, loss)
-    try:
+    with replaced(losses, "call", _call_if_weighed):
         yield
-    finally:
-        for loss in losses:
-            del loss.call
 
 
 def _call_if_weighed(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
@@ -118,19 +112,19 @@ def weight_on_replica(loss: Any, y: Any, y_pred: Any, sample_weight: Any = None)
     reduction = getattr(loss, "reduction", "mean")
     if reduction in (None, "none", "mean_with_sample_weight"):
         raise ValueError(
-            f"The loss {getattr(loss, 'name', loss)} has the reduction {reduction!r}, which "
+            f"The loss {_name_of(loss)} has the reduction {reduction!r}, which "
             "several devices cannot share: give it reduction='sum_over_batch_size' or 'sum'."
         )
     if _is_of_batch(loss):
         raise ValueError(
-            f"The loss {getattr(loss, 'name', loss)} is one of all rows of a batch together, which "
+            f"The loss {_name_of(loss)} is one of all rows of a batch together, which "
             "several devices cannot share: take one of each row, as Dice and Tversky are with "
             "axis=(1, 2, 3)."
         )
     if _returns_scalar(loss, y, y_pred):
         if sample_weight is not None:
             raise ValueError(
-                f"The loss {getattr(loss, 'name', loss)} returns a single number for all rows, "
+                f"The loss {_name_of(loss)} returns a single number for all rows, "
                 "which several devices cannot weigh by sample_weight or class_weight: let it "
                 "return a number for each row."
             )
@@ -209,6 +203,10 @@ def _returns_scalar(loss: Any, y: Any, y_pred: Any) -> bool:
         lambda array: keras.ops.convert_to_tensor(array, dtype), (y, y_pred)
     )
     return (loss.call if is_object else loss)(y, y_pred).shape.rank == 0
+
+
+def _name_of(loss: Any) -> str:
+    return getattr(loss, "name", None) or getattr(loss, "__name__", str(loss))
 
 
 def _is_of_keras(loss: Any) -> bool:

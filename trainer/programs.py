@@ -165,7 +165,7 @@ class Programs:
         kept = Kept(self._algorithm.seeds, self._metrics, self._averages, self._losses)
         if mode == "predict":
             return ReplicasWithRows(strategy, kept)
-        return ReplicasWithLogs(strategy, kept, self._metric_results)
+        return ReplicasWithLogs(strategy, kept, self._algorithm.metric_results)
 
     def _averages(self) -> list[keras.Variable]:
         """Returns what layers assign for themselves, and Keras adds up for none of them."""

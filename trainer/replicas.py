@@ -15,6 +15,8 @@ from trainer.feeds import PartOfBatch
 from trainer.losses import refusing_calls
 from trainer.peers import spans_processes
 from trainer.shares import Step, checksum, current_share, on_share
+from trainer.sums import read_at_once
+from trainer.telling import Told, telling
 
 tree = keras.tree
 _SUMS = 2**40  # checksums are below
@@ -209,12 +211,12 @@ class ReplicasWithRows(SeveralReplicas):
 
 
 class ReplicasWithLogs(SeveralReplicas):
-    """Runs steps that return logs; merged, what is no metric's is the mean over all rows.
+    """Runs steps that return logs; merged, what no metric tells is the mean over all rows.
 
     Args:
         strategy: the strategy.
         kept: what steps change.
-        results: returns what the metrics say by log key; they know the rows of all replicas.
+        results: returns what the metrics tell by log key.
     """
 
     def __init__(
@@ -225,19 +227,48 @@ class ReplicasWithLogs(SeveralReplicas):
     ):
         super().__init__(strategy, kept)
         self._results = results
+        self._told: dict[str, Told] = {}  # of the step's logs
         self.merged_now = tf.function(self.merged)
 
     def run(self, step: Step, batch: Any) -> Local:  # noqa: D102
-        outputs, rows = self._run(
-            lambda seen: tree.map_structure(tf.convert_to_tensor, step(seen)), batch
-        )
+        def noting_told(seen: Any) -> Any:
+            logs = step(seen)
+            self._told = known.among(logs)
+            return tree.map_structure(tf.convert_to_tensor, logs)
+
+        with telling(self._kept.metrics()) as known:
+            outputs, rows = self._run(noting_told, batch)
+        self._check_told()
         return Local(tree.map_structure(self._stacked, outputs), self._stacked(rows))
 
     def merged(self, outputs: Local) -> dict[str, tf.Tensor]:  # noqa: D102
-        found = self._results()
-        others = {key: value for key, value in outputs.outputs.items() if key not in found}
+        others = {key: value for key, value in outputs.outputs.items() if key not in self._told}
         means = self._means(others, outputs.rows) if others else {}
-        return {key: found[key] if key in found else means[key] for key in outputs.outputs}
+        told = self._all_told() if self._told else {}
+        return {key: told[key] if key in told else means[key] for key in outputs.outputs}
+
+    def _check_told(self) -> None:
+        """Raises ValueError if a log is computed from results, and only the step knows how."""
+        computed = [key for key, log in self._told.items() if log.metric is None]
+        if not computed:
+            return
+        known = tf.function(self._results).get_concrete_function().structured_outputs
+        for key in computed:
+            if key not in known:
+                raise ValueError(
+                    f"The log {key!r} is computed from results of metrics, which several devices "
+                    "know only after the step: let a metric compute it in its own result()."
+                )
+
+    def _all_told(self) -> dict[str, tf.Tensor]:
+        """Returns the logs that metrics tell, of the rows of all replicas."""
+
+        def told() -> dict[str, Any]:
+            results = self._results()
+            return {key: log.now(results) for key, log in self._told.items()}
+
+        variables = [v for metric in self._kept.metrics() for v in metric.variables]
+        return read_at_once(self._strategy, variables, told)
 
     def merged_spec(self, spec: Local) -> dict[str, Any]:  # noqa: D102
         return tree.map_structure(lambda s: tf.TensorSpec(s.shape[1:], s.dtype), spec.outputs)
