@@ -95,18 +95,21 @@ class TracksMore(CustomTrainer):
 
 
 class HasStepOnly(CustomTrainer):
-    """Has a step of its own, and needs no compiled loss."""
+    """Has a step of its own, no compiled loss, and a layer and a metric for it alone."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.square = keras.losses.MeanSquaredError()
+        self.head = keras.layers.Dense(1)
+        self.f1 = keras.metrics.F1Score(threshold=0.3)
 
     def train_step(self, data):
         with tf.GradientTape() as tape:
-            y_pred = self.model(data)
+            y_pred = self.head(self.model(data))
             loss = self.call_loss(self.square, tf.ones_like(y_pred), y_pred)
-        self.minimize(loss, tape)
+        self.minimize(loss, tape, self.model.trainable_weights + self.head.trainable_weights)
         self.track_loss(loss, data)
+        self.f1.update_state(data[:, :1] > 0, y_pred)
         return self.metric_results()
 
 
@@ -304,6 +307,24 @@ def tagger() -> keras.Model:
     return keras.Sequential([keras.layers.Embedding(6, 4, mask_zero=True), keras.layers.Dense(6)])
 
 
+class Counts(keras.Model):
+    """Tells a number from some words, ragged."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.dense = keras.layers.Embedding(6, 4), keras.layers.Dense(1)
+
+    def call(self, words):
+        padded = words.to_tensor()
+        is_word = tf.cast(padded > 0, tf.float32)
+        return self.dense(tf.reduce_sum(self.embedding(padded) * is_word[..., None], 1))
+
+
+def ragged_words() -> tf.data.Dataset:
+    words = tf.RaggedTensor.from_tensor(WORDS + 1, lengths=np.arange(ROWS) % 5 + 1)
+    return tf.data.Dataset.from_tensor_slices((words % 6, Y)).batch(BATCH)
+
+
 def of_words(**of_loss: Any) -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **of_loss)
 
@@ -474,6 +495,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
         loss=of_words(),
         metrics=["accuracy"],
     ),
+    "ragged": lambda strategy: fit_compiled(strategy, Counts, ragged_words(), None, loss="mse"),
     "a class ignored": lambda strategy: fit_compiled(
         strategy, tagger, WORDS, WORDS, loss=of_words(ignore_class=1)
     ),

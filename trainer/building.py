@@ -8,39 +8,72 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.algorithm import Algorithm
+from trainer.networks import build_optimizers
+from trainer.replacing import replaced
+
 
 def build_state(model: keras.Model, function: Callable[..., Any], *specs: Any) -> None:
-    """Makes the variables of `model`, its losses, metrics and optimizer, without running anything.
+    """Makes the variables of `model`, its losses, metrics and optimizers, without running anything.
 
     Args:
         model: the model; what is built already stays.
-        function: makes the variables of all but the optimizer, called with symbols: a step, or
-            what remains of one where the model has its variables already.
+        function: makes the variables, called with symbols: a step, or what remains of one where
+            the model has its variables already.
         specs: structures of `tf.TypeSpec`, the arguments of `function`.
     """
+    _call_on_symbols(model, function, specs)
     with model.distribute_strategy.scope():
-        _Symbolically(function).compute_output_spec(*keras.tree.map_structure(_symbol, specs))
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
+        build_optimizers(model)
 
 
-class _Symbolically(keras.Operation):
-    """Runs a function on symbols only."""
+def build_by_step(algorithm: Algorithm, step: Callable[[Any], Any], batch_spec: Any) -> None:
+    """Makes the variables of a step, without running it.
 
-    def __init__(self, function: Callable[..., Any]):
+    Args:
+        algorithm: has the step; each optimizer will have the variables that it is to change first.
+        step: takes a batch.
+        batch_spec: the `tf.TypeSpec` of a batch.
+    """
+    minimized: list[tuple[keras.Optimizer, list[keras.Variable]]] = []
+
+    def minimize(
+        algorithm: Algorithm, loss: Any, tape: Any, variables: Any = None, optimizer: Any = None
+    ) -> None:
+        model = algorithm.model
+        variables = model.trainable_weights if variables is None else variables
+        minimized.append((optimizer or model.optimizer, variables))
+
+    with replaced([algorithm], "minimize", minimize):
+        _call_on_symbols(algorithm.model, step, (batch_spec,))
+    with algorithm.model.distribute_strategy.scope():
+        for optimizer, variables in minimized:
+            if not optimizer.built:
+                optimizer.build(variables)
+        build_optimizers(algorithm.model)
+
+
+def _call_on_symbols(model: keras.Model, function: Callable[..., Any], specs: tuple) -> None:
+    # Keras has no symbol for ragged tensors: there is one for each tensor that they are made of.
+    parts = tf.nest.flatten(specs, expand_composites=True)
+    with model.distribute_strategy.scope():
+        _OnSymbols(function, specs).compute_output_spec(*map(_symbol, parts))
+
+
+class _OnSymbols(keras.Operation):
+    """Calls a function with arguments of `specs`, made of their parts."""
+
+    def __init__(self, function: Callable[..., Any], specs: tuple):
         super().__init__()
         self._function = function
+        self._specs = specs
 
-    def call(self, *arguments: Any) -> None:
+    def call(self, *parts: Any) -> None:
+        arguments = tf.nest.pack_sequence_as(self._specs, parts, expand_composites=True)
         # A loss may be all that layers add, which Keras would not collect here.
         with keras.StatelessScope(collect_losses=True):
             self._function(*arguments)
 
 
-def _symbol(spec: tf.TypeSpec | None) -> keras.KerasTensor | None:
-    if spec is None:
-        return None
-    return keras.KerasTensor(
-        spec.shape, spec.dtype.name, sparse=isinstance(spec, tf.SparseTensorSpec)
-    )
+def _symbol(spec: tf.TensorSpec | None) -> keras.KerasTensor | None:
+    return None if spec is None else keras.KerasTensor(spec.shape, spec.dtype.name)

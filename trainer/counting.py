@@ -48,8 +48,15 @@ def _update_state(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> No
         update_state(*args, **kwargs)
         return 0
 
+    def refuse_variable(*args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            f"The metric {metric.name} makes its variables in a step, which several devices cannot "
+            "do: give it a first batch, and call its reset_state(), under the strategy's scope."
+        )
+
     if share.may_see_others:
-        tf.cond(share.rows > 0, update, lambda: 0)
+        with tf.variable_creator_scope(refuse_variable):
+            tf.cond(share.rows > 0, update, lambda: 0)
     else:
         update()
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import checks, loop
+from trainer import checks, loop, replica_checks
 from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
@@ -100,7 +100,7 @@ class CustomTrainer(Algorithm):
     ):
         checks.is_model(model)
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            checks.made_in_scope(model, [])
+            replica_checks.made_in_scope(model, [])
         self.model = model
         if isinstance(model, Networks):  # which save what a single model has no room for
             checks.seed_of_networks(seed, model)

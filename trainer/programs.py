@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import checks, xla
+from trainer import checks, replica_checks, xla
 from trainer.algorithm import Algorithm, calls_as_built, has_own_step, overrides
-from trainer.building import build_state
+from trainer.building import build_by_step, build_state
 from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
 from trainer.feeds import Feed, rows_at_hand
@@ -73,37 +73,41 @@ class Programs:
         mark = (compile_mark(model), model.built)
         if not isinstance(replicas, SeveralReplicas) or self._ready_for.get(mode) == mark:
             return
-        checks.made_in_scope(model, self._metrics())
-        if mode == "train":
-            checks.optimizers_on_replicas(model)
-        step = f"{mode}_step"
-        if mode != "predict" and overrides(model, step) and not has_own_step(self._algorithm, mode):
-            checks.step_of_model_on_replicas(model, step)
-        if (
-            mode != "predict"
-            and overrides(model, "compute_loss")
-            and self._uses_loss_of_model(mode)
-        ):
-            checks.loss_of_model_on_replicas(model)
+        replica_checks.steps(self._algorithm, mode, self._metrics())
         spec = replicas.seen_spec(batch_spec())
         if mode != "predict":
-            self._build_by_evaluating(mode, spec)
-            checks.sums(self._metrics())
-        elif not model.built:
-            build_state(model, self._algorithm.predict_step, spec)
+            self._build_by_a_step(mode, spec, or_else="test_step")
+            replica_checks.sums(self._metrics())
+        elif not model.built or self._has_own_step(mode):
+            self._build_by_a_step(mode, spec, or_else="predict_step")
         self._ready_for[mode] = (compile_mark(model), model.built)
 
-    def _build_by_evaluating(self, mode: Mode, spec: Any) -> None:
-        """Makes the variables that a step makes which evaluates batches of `spec`."""
-        model = self._algorithm.model
-        try:
-            self._build(self._algorithm.test_step, spec)
-        except Exception as error:
-            if not model.built:
-                raise_clearer(error, self._algorithm.known_inputs(mode), spec)
-            # A step that is another one may run; otherwise it will say it better.
-            with model.distribute_strategy.scope():
-                build_optimizers(model)
+    def _build_by_a_step(self, mode: Mode, spec: Any, or_else: str) -> None:
+        """Makes the variables that a step of `mode` makes for batches of `spec`.
+
+        Args:
+            mode: the mode.
+            spec: the spec.
+            or_else: the step that makes the same where that of `mode` is Keras's.
+        """
+        algorithm = self._algorithm
+        own = [f"{mode}_step"] if self._has_own_step(mode) else []
+        for step in dict.fromkeys([*own, or_else]):
+            try:
+                build_by_step(algorithm, getattr(algorithm, step), spec)
+                return
+            except Exception as error:
+                failed = error
+        if not algorithm.model.built:
+            raise_clearer(failed, algorithm.known_inputs(mode), spec)
+        # The step will say it better.
+        with algorithm.model.distribute_strategy.scope():
+            build_optimizers(algorithm.model)
+
+    def _has_own_step(self, mode: Mode) -> bool:
+        """Returns whether the step of `mode` is not Keras's."""
+        name = f"{mode}_step"
+        return has_own_step(self._algorithm, mode) or overrides(self._algorithm.model, name)
 
     def build_for_training(self, feed: Feed) -> None:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
@@ -204,11 +208,6 @@ class Programs:
             return checks.logs(step(batch), name)
 
         return checked_step
-
-    def _uses_loss_of_model(self, mode: Mode) -> bool:
-        """Returns whether the step of `mode` is Keras's, and its loss the model's."""
-        is_of_model = type(self._algorithm).compute_loss is Algorithm.compute_loss
-        return is_of_model and not has_own_step(self._algorithm, mode)
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""
