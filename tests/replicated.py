@@ -49,12 +49,31 @@ class AddsLoss(keras.layers.Layer):
         return x
 
 
+class Errors(keras.metrics.Metric):
+    """Is made of another metric."""
+
+    def __init__(self):
+        super().__init__(name="mean_error")
+        self.square = keras.metrics.RootMeanSquaredError()
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        self.square.update_state(y, y_pred, sample_weight)
+
+    def result(self):
+        return 2.0 * self.square.result()
+
+
+@tf.function
+def mean(values):
+    return tf.reduce_mean(values)
+
+
 class LogsMore(CustomTrainer):
-    """Has a step of its own; its log keys are no metric's, or the metric's result is not there."""
+    """Has a step of its own, which changes gradients; its log keys are not the metrics' names."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.error = keras.metrics.MeanAbsoluteError(name="mean_error")
+        self.errors = Errors()
 
     def train_step(self, data):
         x, y = data
@@ -62,10 +81,12 @@ class LogsMore(CustomTrainer):
             y_pred = self.call_model(x, training=True)
             loss = self.compute_loss(x, y, y_pred)
         self.track_loss(loss, x)
-        self.minimize(loss, tape)
-        self.error.update_state(y, y_pred)
+        gradients = tape.gradient(loss, self.model.trainable_weights)
+        self.apply_gradients([0.5 * gradient for gradient in gradients])
+        self.errors.update_state(y, y_pred)
         logs = self.compute_metrics(x, y, y_pred)
-        more = {"loss": loss, "mean_error": 2.0 * loss, "error": self.error.result()}
+        errors = {"errors": logs["mean_error"], "root": self.errors.square.result()}
+        more = {"loss": loss, "mean_error": 2.0 * loss, "mean": mean(y_pred), **errors}
         return {**logs, **more, "rate": self.optimizer.learning_rate, "of": {"batch": loss}}
 
 
@@ -302,6 +323,15 @@ def fit_compiled_alone(
     return fit_on(made, tf.data.Dataset.from_tensor_slices(X).batch(BATCH))
 
 
+def of_sparse() -> keras.Model:
+    return keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(1)])
+
+
+def sparse_rows() -> tf.data.Dataset:
+    rows = tf.sparse.from_dense(np.maximum(X, 0))
+    return tf.data.Dataset.from_tensor_slices((rows, Y)).batch(BATCH)
+
+
 def tagger() -> keras.Model:
     """Tells a class for each word."""
     return keras.Sequential([keras.layers.Embedding(6, 4, mask_zero=True), keras.layers.Dense(6)])
@@ -495,6 +525,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
         loss=of_words(),
         metrics=["accuracy"],
     ),
+    "sparse": lambda strategy: fit_compiled(strategy, of_sparse, sparse_rows(), None, loss="mse"),
     "ragged": lambda strategy: fit_compiled(strategy, Counts, ragged_words(), None, loss="mse"),
     "a class ignored": lambda strategy: fit_compiled(
         strategy, tagger, WORDS, WORDS, loss=of_words(ignore_class=1)

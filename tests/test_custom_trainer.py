@@ -288,6 +288,21 @@ class TestOverriding:
         inside, plain = Inside(compiled()), CustomTrainer(compiled())
         assert fit(inside, shuffle=False).history == fit(plain, shuffle=False).history
 
+    def test_apply_gradients_takes_the_step_of_the_optimizer(self):
+        class Reversed(CustomTrainer):
+            def train_step(self, data):
+                x, y = data
+                with tf.GradientTape() as tape:
+                    y_pred = self.model(x, training=True)
+                    loss = -self.compute_loss(x, y, y_pred)
+                weights = self.model.trainable_weights
+                self.apply_gradients([-gradient for gradient in tape.gradient(loss, weights)])
+                self.track_loss(-loss, x)
+                return self.compute_metrics(x, y, y_pred)
+
+        turned, plain = Reversed(compiled()), CustomTrainer(compiled())
+        assert fit(turned, shuffle=False).history == fit(plain, shuffle=False).history
+
     def test_a_model_without_trainable_weights_is_told(self):
         model = regressor()
         model.trainable = False

@@ -337,6 +337,15 @@ def refused(directory: Path) -> None:
         def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
             return self.square(y, y_pred)
 
+    class Applies(CustomTrainer):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = mean_square(tf.cast(y, tf.float32), self.model(x))
+            weights = self.model.trainable_weights
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
     class LogsRoot(CustomTrainer):
         def compute_metrics(self, *args: Any, **kwargs: Any):
             logs = super().compute_metrics(*args, **kwargs)
@@ -395,6 +404,7 @@ def refused(directory: Path) -> None:
         tell("own step", lambda: dense(OwnStep))
         tell("own loss", lambda: dense(OwnLoss))
         tell("loss called", kind=CallsLoss)
+        tell("gradients applied", kind=Applies)
         tell("log computed", kind=LogsRoot)
         tell("loss of a batch", loss="dice")
         tell("loss of all rows", loss=keras.losses.Circle())

@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from trainer.feeds import Batch
-from trainer.gradients import apply_on_replicas
+from trainer.gradients import apply_on_replicas, weighed
 from trainer.losses import loss_on_replica, replica_mean, weighing, weights_on_replica
 from trainer.networks import trained_networks
+from trainer.noting import is_only_noted
 from trainer.peers import Peers, peers_of
 from trainer.shares import current_share, first_of
 
@@ -197,6 +198,8 @@ class Algorithm:
                 stacklevel=2,
             )
             return
+        if is_only_noted(optimizer, variables):
+            return
         # Equal to the gradient of scale * loss, with no product to record on the tape.
         scale = optimizer.scale_loss(tf.ones_like(loss))
         if share := current_share():
@@ -204,6 +207,32 @@ class Algorithm:
         gradients = tape.gradient(loss, variables, output_gradients=scale)
         if share:
             apply_on_replicas(optimizer, gradients, variables)
+        else:
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def apply_gradients(
+        self,
+        gradients: list[tf.Tensor | tf.IndexedSlices | None],
+        variables: list | None = None,
+        optimizer: keras.Optimizer | None = None,
+    ) -> None:
+        """Takes one step of `optimizer`, for a step that changes gradients before.
+
+        On one device that is `optimizer.apply_gradients(zip(gradients, variables))`. On several
+        that adds gradients up whatever rows they are of; this does not.
+
+        Args:
+            gradients: gradients of a mean over this replica's rows, scaled by
+                `optimizer.scale_loss` where the optimizer scales.
+            variables: what to change; the model's trainable weights where not given.
+            optimizer: what changes them; the model's optimizer where not given.
+        """
+        variables = self.model.trainable_weights if variables is None else variables
+        optimizer = self.model.optimizer if optimizer is None else optimizer
+        if is_only_noted(optimizer, variables):
+            return
+        if current_share():
+            apply_on_replicas(optimizer, weighed(gradients), variables)
         else:
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer.algorithm import Algorithm
 from trainer.networks import build_optimizers
-from trainer.replacing import replaced
+from trainer.noting import noting_changed
 
 
 def build_state(model: keras.Model, function: Callable[..., Any], *specs: Any) -> None:
@@ -35,19 +35,10 @@ def build_by_step(algorithm: Algorithm, step: Callable[[Any], Any], batch_spec: 
         step: takes a batch.
         batch_spec: the `tf.TypeSpec` of a batch.
     """
-    minimized: list[tuple[keras.Optimizer, list[keras.Variable]]] = []
-
-    def minimize(
-        algorithm: Algorithm, loss: Any, tape: Any, variables: Any = None, optimizer: Any = None
-    ) -> None:
-        model = algorithm.model
-        variables = model.trainable_weights if variables is None else variables
-        minimized.append((optimizer or model.optimizer, variables))
-
-    with replaced([algorithm], "minimize", minimize):
+    with noting_changed() as changed:
         _call_on_symbols(algorithm.model, step, (batch_spec,))
     with algorithm.model.distribute_strategy.scope():
-        for optimizer, variables in minimized:
+        for optimizer, variables in changed:
             if not optimizer.built:
                 optimizer.build(variables)
         build_optimizers(algorithm.model)

@@ -28,8 +28,16 @@ def counting_own_rows(metrics: Iterable[keras.metrics.Metric]) -> Iterator[None]
 
 
 def with_parts(metrics: Iterable[keras.metrics.Metric]) -> list[keras.metrics.Metric]:
-    """Returns the metrics, and behind each one those that it is made of."""
-    return [part for metric in metrics for part in (metric, *getattr(metric, "metrics", ()))]
+    """Returns the metrics and those that they are made of, each once."""
+    found: dict[int, keras.metrics.Metric] = {}
+    left = list(metrics)
+    while left:
+        metric = left.pop(0)
+        if id(metric) not in found:
+            found[id(metric)] = metric
+            own = keras.tree.flatten([vars(metric), getattr(metric, "metrics", ())])
+            left += [part for part in own if isinstance(part, keras.metrics.Metric)]
+    return list(found.values())
 
 
 def _update_state(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:

@@ -1,8 +1,9 @@
-"""Gradients on replicas: added up before they are clipped, or looked at for what is not finite."""
+"""Gradients on replicas: weighed, and added up before they are clipped or looked at for NaN."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,7 +11,34 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.replacing import replaced
+from trainer.shares import current_share
+
+_MERGING = ("Unique", "UniqueV2")
+_RESHAPING = ("Cast", "Identity", "Reshape")
 _CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
+_is_weighed = contextvars.ContextVar("is_weighed", default=False)
+
+
+@contextlib.contextmanager
+def refusing_to_apply(optimizers: Iterable[keras.Optimizer]) -> Iterator[None]:
+    """Refuses calls of optimizers with gradients that `apply_on_replicas` has not weighed.
+
+    Args:
+        optimizers: the optimizers.
+    """
+    with replaced(optimizers, "apply", _apply_if_weighed):
+        yield
+
+
+def _apply_if_weighed(optimizer: keras.Optimizer, *args: Any, **kwargs: Any) -> Any:
+    if current_share() and not _is_weighed.get():
+        raise ValueError(
+            f"A step applies gradients by the optimizer {optimizer.name}, which adds them up over "
+            "devices whatever rows they are of: call self.minimize(loss, tape, variables, "
+            "optimizer), or self.apply_gradients(gradients, variables, optimizer)."
+        )
+    return type(optimizer).apply(optimizer, *args, **kwargs)
 
 
 def apply_on_replicas(
@@ -26,6 +54,26 @@ def apply_on_replicas(
         gradients: the parts of this replica; `None` for a variable without one.
         variables: the variables.
     """
+    before = _is_weighed.set(True)
+    try:
+        _apply_sums(optimizer, list(map(_dense_if_merged, gradients)), variables)
+    finally:
+        _is_weighed.reset(before)
+
+
+def weighed(gradients: Iterable[Any]) -> list[Any]:
+    """Returns this replica's part of gradients of the mean over its rows, to be added up."""
+    share = current_share()
+    weight = share.rows / share.of
+    return [
+        None if g is None else _map(lambda values: values * tf.cast(weight, values.dtype), g)
+        for g in gradients
+    ]
+
+
+def _apply_sums(
+    optimizer: keras.Optimizer, gradients: list[Any], variables: list[keras.Variable]
+) -> None:
     is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     clipping = optimizer.inner_optimizer if is_scaled else optimizer
     clips = {name: getattr(clipping, name, None) for name in _CLIPS}
@@ -87,6 +135,20 @@ class _Sums:
         """Yields parts of the gradients, with NaN in each of which another replica's overflowed."""
         for part, square in zip(parts, self._squares, strict=True):
             yield _map(functools.partial(tf.add, 0 * square), part)
+
+
+def _dense_if_merged(gradient: Any) -> Any:
+    """Returns a sparse gradient dense if it has each index once, which all replicas have not.
+
+    An optimizer that squares gradients would square the parts. Where a single replica has an index
+    several times, as one of `Embedding` may, Keras squares parts on one device, too.
+    """
+    if not isinstance(gradient, tf.IndexedSlices) or not tf.is_symbolic_tensor(gradient.indices):
+        return gradient
+    operation = gradient.indices.op
+    while operation.type in _RESHAPING and operation.inputs:
+        operation = operation.inputs[0].op
+    return tf.convert_to_tensor(gradient) if operation.type in _MERGING else gradient
 
 
 def _square_of(values: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from trainer.compiling import compile_mark
 from trainer.errors import raise_clearer
 from trainer.feeds import Feed, rows_at_hand
 from trainer.labels import guard_labels
-from trainer.networks import build_optimizers
+from trainer.networks import build_optimizers, trained_networks
 from trainer.program import PredictProgram, Program
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.sums import read_at_once
@@ -166,7 +166,9 @@ class Programs:
         strategy = self._algorithm.model.distribute_strategy
         if strategy.num_replicas_in_sync == 1:
             return Replicas(strategy)
-        kept = Kept(self._algorithm.seeds, self._metrics, self._averages, self._losses)
+        kept = Kept(
+            *(self._algorithm.seeds, self._metrics, self._averages, self._losses, self._optimizers)
+        )
         if mode == "predict":
             return ReplicasWithRows(strategy, kept)
         return ReplicasWithLogs(strategy, kept, self._algorithm.metric_results)
@@ -180,6 +182,14 @@ class Programs:
         """Returns the losses that are attributes of the trainer."""
         own = vars(self._algorithm).values()
         return [value for value in own if isinstance(value, keras.losses.Loss)]
+
+    def _optimizers(self) -> list[keras.Optimizer]:
+        """Returns the optimizers that a step of the trainer's own may call."""
+        if not has_own_step(self._algorithm, "train"):
+            return []
+        own = [optimizer for _, optimizer in trained_networks(self._algorithm.model)]
+        own += [v for v in vars(self._algorithm).values() if isinstance(v, keras.Optimizer)]
+        return list({id(optimizer): optimizer for optimizer in own}.values())
 
     def _metrics(self) -> list[keras.metrics.Metric]:
         """Returns all metrics that a step may update, whatever a class lists."""

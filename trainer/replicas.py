@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainer.counting import counting_own_rows
 from trainer.feeds import PartOfBatch
+from trainer.gradients import refusing_to_apply
 from trainer.losses import refusing_calls
 from trainer.peers import spans_processes
 from trainer.shares import Step, checksum, current_share, on_share
@@ -45,12 +46,14 @@ class Kept(NamedTuple):
         metrics: the metrics; on a replica they count what is its own.
         averages: variables of layers, which each replica has a value of its own of.
         losses: losses that a step may call, which Keras divides by the number of replicas.
+        optimizers: optimizers that a step may call, which add up what they are given.
     """
 
     seeds: Callable[[], list[keras.Variable]]
     metrics: Callable[[], list[keras.metrics.Metric]]
     averages: Callable[[], list[keras.Variable]]
     losses: Callable[[], list[keras.losses.Loss]]
+    optimizers: Callable[[], list[keras.Optimizer]]
 
 
 class Replicas:
@@ -198,7 +201,12 @@ class SeveralReplicas(Replicas):
         is_split = _is_split(batch)
         if self._are_elsewhere and not (is_split or isinstance(batch, PartOfBatch)):
             self._seen.assign_add(checksum(batch))
-        with counting_own_rows(self._kept.metrics()), refusing_calls(self._kept.losses()):
+        kept = self._kept
+        with (
+            counting_own_rows(kept.metrics()),
+            refusing_calls(kept.losses()),
+            refusing_to_apply(kept.optimizers()),
+        ):
             return self._strategy.run(on_share, args=(drawing_apart, batch, is_split))
 
 
@@ -256,8 +264,9 @@ class ReplicasWithLogs(SeveralReplicas):
         for key in computed:
             if key not in known:
                 raise ValueError(
-                    f"The log {key!r} is computed from results of metrics, which several devices "
-                    "know only after the step: let a metric compute it in its own result()."
+                    f"The log {key!r} is computed from results of metrics, or by a tf.function "
+                    "that calls some, but several devices know the results only after the step: "
+                    "let a metric compute it in its own result(), or leave out the tf.function."
                 )
 
     def _all_told(self) -> dict[str, tf.Tensor]:

@@ -12,8 +12,6 @@ import tensorflow as tf
 from trainer.counting import with_parts
 from trainer.replacing import replaced
 
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-
 
 class Told(NamedTuple):
     """A log that says what metrics tell, and so something else of the rows of all replicas.
@@ -39,9 +37,14 @@ class Told(NamedTuple):
 
 
 class Telling:
-    """Knows the results that metrics have returned."""
+    """Knows the results that metrics have returned.
 
-    def __init__(self):
+    Args:
+        metrics: the metrics, and those that they are made of.
+    """
+
+    def __init__(self, metrics: list[keras.metrics.Metric]):
+        self._metrics = metrics
         self._told: dict[Any, Told] = {}
         self._kept: list[Any] = []  # else the next tensor may have the id of one that is gone
 
@@ -55,36 +58,44 @@ class Telling:
 
     def among(self, logs: dict[str, Any]) -> dict[str, Told]:
         """Returns those of a step's logs that say what metrics tell, by log key."""
-        told = {}
-        for key, value in logs.items():
-            if _mark(value) in self._told:
-                told[key] = self._told[_mark(value)]
-            elif self._is_computed_from_results(value):
-                told[key] = Told(None, key)
+        told = {key: self._told[_mark(value)] for key, value in logs.items() if self._tells(value)}
+        others = {key: value for key, value in logs.items() if key not in told}
+        if any(map(tf.is_symbolic_tensor, others.values())):
+            states = self._states()
+            computed = (key for key, value in others.items() if states & _resources_of(value))
+            told |= {key: Told(None, key) for key in computed}
         return told
 
-    def _is_computed_from_results(self, value: Any) -> bool:
-        if not tf.is_symbolic_tensor(value):
-            return False
-        if value.op.type in _CALLS:
-            return True  # of a function that may have called metrics
-        seen, left = set(), [value]
-        while left:
-            tensor = left.pop()
-            if _mark(tensor) in self._told:
-                return True
-            if tensor.op.name not in seen:
-                seen.add(tensor.op.name)
-                left.extend(tensor.op.inputs)
-        return False
+    def _tells(self, value: Any) -> bool:
+        return _mark(value) in self._told
+
+    def _states(self) -> set[str]:
+        """Returns the names, in the graph, of what holds the metrics' variables."""
+        variables = [variable for metric in self._metrics for variable in metric.variables]
+        return set().union(*(_resources_of(tf.convert_to_tensor(v)) for v in variables))
 
 
 @contextlib.contextmanager
 def telling(metrics: Iterable[keras.metrics.Metric]) -> Iterator[Telling]:
     """Yields what knows the results of `metrics` in steps that run meanwhile."""
-    known = Telling()
-    with replaced(with_parts(metrics), "result", known.result):
+    metrics = with_parts(metrics)
+    known = Telling(metrics)
+    with replaced(metrics, "result", known.result):
         yield known
+
+
+def _resources_of(value: Any) -> set[str]:
+    """Returns the names of the variables, in the graph, that a value is computed from."""
+    resources, seen = set(), set()
+    left = [value] if tf.is_symbolic_tensor(value) else []
+    while left:
+        tensor = left.pop()
+        if tensor.dtype == tf.resource:
+            resources.add(tensor.name)
+        if tensor.op.name not in seen:
+            seen.add(tensor.op.name)
+            left.extend(tensor.op.inputs)
+    return resources
 
 
 def _mark(value: Any) -> Any:
