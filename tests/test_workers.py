@@ -239,6 +239,8 @@ def test_what_several_devices_cannot_do_is_told_before_the_first_step(tmp_path):
         "none": "has the reduction 'none', which several devices cannot share: give it reduction=",
         "weights": "has the reduction 'mean_with_sample_weight', which several devices cannot",
         "no sum": "keeps what is no sum, so several devices cannot share it",
+        "no sum in it": "The metric pearson_correlation keeps what is no sum",
+        "metric outside": "but the metric outside was made outside of the scope of their strategy",
         "accumulation": "has gradient_accumulation_steps=2, which Keras cannot do on 2 devices",
         "overwriting": "has ema_overwrite_frequency=3, which Keras cannot do on 2 devices",
         "scope": "but the optimizer adam was made outside of the scope of their strategy",

@@ -337,6 +337,16 @@ def refused(directory: Path) -> None:
         def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
             return self.square(y, y_pred)
 
+    class OfCorrelation(keras.metrics.Mean):
+        def __init__(self):
+            super().__init__()
+            self.correlation = keras.metrics.PearsonCorrelation()
+
+    class Correlates(CustomTrainer):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.correlation = OfCorrelation()
+
     class Applies(CustomTrainer):
         def train_step(self, data):
             x, y = data
@@ -391,12 +401,15 @@ def refused(directory: Path) -> None:
         strategy_for(2)  # before anything else is made
         mse, adam = keras.losses.MeanSquaredError, keras.optimizers.Adam
         outside, model_outside = adam(), dense()
+        metric_outside = keras.metrics.MeanAbsoluteError(name="outside")
         rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH)
         with_ten_weights = rows.map(lambda x, y: (x, y, tf.ones(10)))
         tell("none", loss=mse(reduction="none"))
         tell("weights", loss=mse(reduction="mean_with_sample_weight"))
         tell("several losses", loss=[mse(reduction="sum"), "mae"])
         tell("no sum", metrics=["PearsonCorrelation"])
+        tell("no sum in it", kind=Correlates)
+        tell("metric outside", metrics=[metric_outside])
         tell("accumulation", optimizer=lambda: adam(gradient_accumulation_steps=2))
         tell("overwriting", optimizer=lambda: adam(use_ema=True, ema_overwrite_frequency=3))
         tell("scope", optimizer=lambda: outside)

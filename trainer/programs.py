@@ -38,6 +38,7 @@ class Programs:
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         self._built_for: tuple = ()
         self._ready_for: dict[Mode, tuple] = {}  # runs of several replicas
+        self._built_by: dict[str, tuple] = {}  # steps of them, and what marked the model
 
     def choose_xla(
         self, mode: Mode, feed: Feed | None = None, planned: int | None = None
@@ -77,7 +78,7 @@ class Programs:
         spec = replicas.seen_spec(batch_spec())
         if mode != "predict":
             self._build_by_a_step(mode, spec, or_else="test_step")
-            replica_checks.sums(self._metrics())
+            replica_checks.built_metrics(model, self._metrics())
         elif not model.built or self._has_own_step(mode):
             self._build_by_a_step(mode, spec, or_else="predict_step")
         self._ready_for[mode] = (compile_mark(model), model.built)
@@ -92,9 +93,13 @@ class Programs:
         """
         algorithm = self._algorithm
         own = [f"{mode}_step"] if self._has_own_step(mode) else []
+        mark = (compile_mark(algorithm.model),)
         for step in dict.fromkeys([*own, or_else]):
+            if self._built_by.get(step) == mark:
+                return
             try:
                 build_by_step(algorithm, getattr(algorithm, step), spec)
+                self._built_by[step] = mark
                 return
             except Exception as error:
                 failed = error

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from trainer.algorithm import Algorithm, has_own_step, overrides
+from trainer.counting import with_parts
 from trainer.networks import trained_networks
 from trainer.watching import Mode
 
@@ -44,7 +45,7 @@ def made_in_scope(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -
     made: dict[str, Sequence[keras.Variable]] = {"the model": model.variables}
     for _, optimizer in trained_networks(model):
         made[f"the optimizer {optimizer.name}"] = optimizer.variables
-    for metric in metrics:
+    for metric in reversed(with_parts(metrics)):
         made[f"the metric {metric.name}"] = metric.variables
     for name, variables in made.items():
         if not all(strategy.extended.variable_created_in_scope(v.value) for v in variables):
@@ -55,15 +56,16 @@ def made_in_scope(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -
             )
 
 
-def sums(metrics: Iterable[keras.metrics.Metric]) -> None:
+def built_metrics(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -> None:
     """Raises ValueError for a metric whose states on several replicas do not add up to one."""
-    for metric in metrics:
-        for part in getattr(metric, "metrics", None) or [metric]:
-            if isinstance(part, _NO_SUMS):
-                raise ValueError(
-                    f"The metric {part.name} keeps what is no sum, so several devices cannot share "
-                    "it: evaluate it on one, or take another metric."
-                )
+    metrics = list(metrics)
+    made_in_scope(model, metrics)
+    for metric in with_parts(metrics):
+        if isinstance(metric, _NO_SUMS):
+            raise ValueError(
+                f"The metric {metric.name} keeps what is no sum, so several devices cannot share "
+                "it: evaluate it on one, or take another metric."
+            )
 
 
 def _optimizers(model: keras.Model) -> None:
