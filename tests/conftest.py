@@ -1,4 +1,6 @@
-"""How TensorFlow and Keras run under test."""
+"""How TensorFlow and Keras run under test, and which tests the default run has."""
+
+from __future__ import annotations
 
 import gc
 import itertools
@@ -8,14 +10,35 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 # A worker of pytest-xdist for each core; threads of their own would only get in each other's way.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(2)
 
+TIERS = {"exhaustive", "processes", "examples", "conformance"}  # besides the default one
 COLLECTED_AFTER = 20  # tests
 _ended = itertools.count(1)
+
+
+def pytest_configure():
+    # The processor is four devices, for tests of several replicas; all other tests use the first.
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
+def pytest_ignore_collect(collection_path, config):
+    # Only to collect Keras's own tests imports PyTorch and JAX.
+    is_left_out = config.option.markexpr == "not long"
+    return True if is_left_out and collection_path.name == "conformance" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if TIERS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("long")
 
 
 def pytest_collection_finish():
@@ -26,3 +49,9 @@ def pytest_runtest_teardown():
     # An iterator of tf.data may hold up what drops it for as long as it lived, up to a minute.
     if next(_ended) % COLLECTED_AFTER == 0:
         gc.collect()
+
+
+def pytest_sessionfinish():
+    from tests.helpers import processes
+
+    processes.stop_server()

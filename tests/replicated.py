@@ -23,8 +23,9 @@ import numpy as np
 import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
-from tests.gans import LATENT, linear_discriminator, linear_generator
-from tests.models import Slices, mlp, numbers
+from tests.helpers.data import Slices, numbers
+from tests.helpers.gans import LATENT, linear_discriminator, linear_generator
+from tests.helpers.models import mlp
 from trainer import CustomTrainer, GANTrainer
 
 BATCH, EPOCHS = 16, 3

@@ -19,25 +19,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import (
-    BATCH,
-    ROWS,
-    WAYS,
-    Twins,
-    Way,
-    as_arrays,
-    as_validation,
-    assert_same,
-    batches_of,
-    compiled,
-    each,
-    mlp,
-    numbers,
-    rows_of,
-    two_like_batches,
-    untrained,
-    weights_of,
-)
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import BATCH, ROWS, batches_of, numbers, rows_of, two_like_batches
+from tests.helpers.models import Twins, compiled, mlp, untrained, weights_of
+from tests.helpers.tables import each
+from tests.helpers.ways import WAYS, Way, as_arrays, as_validation
 from trainer import CustomTrainer
 
 callbacks = keras.callbacks

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, each
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
 from trainer.collecting import (
     Collector,
     EachOutputs,

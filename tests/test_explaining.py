@@ -9,8 +9,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests import gans
-from tests.models import compiled, each, mlp, numbers
+from tests.helpers import gans
+from tests.helpers.data import numbers
+from tests.helpers.models import compiled, mlp
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork, ProgressBar
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import gans
-from tests.gans import ByHand, batches, gan, images, parts_of, state_of, untrained
-from tests.models import assert_same, dtype_policy, numbers
+from tests.helpers import gans
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.gans import ByHand, batches, gan, images, parts_of, state_of, untrained
+from tests.helpers.models import dtype_policy
 from trainer import CustomTrainer, GANTrainer, Networks
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.watching import Watch
@@ -392,7 +394,7 @@ GOES_ON = """
 import json, sys
 import tests.conftest
 import keras, numpy as np
-from tests import gans
+from tests.helpers import gans
 from trainer import GANTrainer
 
 saved, end = sys.argv[1:]

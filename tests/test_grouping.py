@@ -15,23 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import (
-    BATCH,
-    Batches,
-    Twins,
-    as_arrays,
-    as_infinite_generator,
-    assert_same,
-    compiled,
-    dataset_of,
-    each,
-    mlp,
-    numbers,
-    rows_of,
-    seeded,
-    untrained,
-    weights_of,
-)
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import BATCH, Batches, numbers, rows_of
+from tests.helpers.models import Twins, compiled, mlp, seeded, untrained, weights_of
+from tests.helpers.tables import each
+from tests.helpers.ways import as_arrays, as_infinite_generator, dataset_of
 from trainer import CustomTrainer, program
 from trainer.pace import Pace
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, compiled, each, numbers
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.models import compiled
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.callbacks import ProgressBar
 from trainer.collecting import Ran

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, mlp, numbers, seeded, weights_of
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.models import mlp, seeded, weights_of
 from trainer import CustomTrainer, Networks
 from trainer.callbacks import ForNetwork
 from trainer.networks import trained_networks

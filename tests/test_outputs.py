@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, each, labels, numbers
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.outputs import collected, concatenated, joined
 

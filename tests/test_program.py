@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, compiled, each, mlp, numbers, seeded, variables_of
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.models import compiled, mlp, seeded, variables_of
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer import program as programs
 from trainer.feeds import Feed, open_feed

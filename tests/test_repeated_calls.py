@@ -11,15 +11,9 @@ from typing import Any
 import keras
 import pytest
 
-from tests.models import (
-    as_arrays,
-    as_dataset,
-    as_dataset_of_unknown_length,
-    as_py_dataset,
-    compiled,
-    numbers,
-    rows_of,
-)
+from tests.helpers.data import numbers, rows_of
+from tests.helpers.models import compiled
+from tests.helpers.ways import as_arrays, as_dataset, as_dataset_of_unknown_length, as_py_dataset
 from trainer import CustomTrainer
 
 DATA = (numbers(50, 4), numbers(50, 1, seed=1))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,33 +16,28 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tests.models import (
+from tests.helpers.comparisons import assert_same, assert_same_training
+from tests.helpers.data import (
     BATCH,
     ROWS,
-    WAYS,
     Batches,
+    batches_of,
+    labels,
+    numbers,
+    rows_of,
+    two_like_batches,
+)
+from tests.helpers.models import Twins, compiled, dtype_policy, mlp, seeded, untrained, weights_of
+from tests.helpers.tables import each
+from tests.helpers.ways import (
+    WAYS,
     Give,
-    Twins,
     Way,
     as_arrays,
     as_dataset,
     as_dataset_of_unknown_length,
     as_validation,
-    assert_same,
-    assert_same_training,
-    batches_of,
-    compiled,
     dataset_of,
-    dtype_policy,
-    each,
-    labels,
-    mlp,
-    numbers,
-    rows_of,
-    seeded,
-    two_like_batches,
-    untrained,
-    weights_of,
 )
 from trainer import CustomTrainer
 
@@ -679,45 +671,30 @@ def test_a_mirrored_strategy_of_one_device() -> None:
     fit_both_on_arrays_then_dataset(build, DENSE, validate=True)
 
 
-TWO_DEVICES = """
-    import keras, numpy as np, tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-    from tests.models import *
-
+def test_a_mirrored_strategy_of_two_devices() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
-    data = (numbers(ROWS, 4), numbers(ROWS, 1, seed=1), np.abs(numbers(ROWS, seed=2)))
+    data = (*DENSE, WEIGHTS)
 
-    def build():
+    def build() -> keras.Model:
         with strategy.scope():
-            layer = keras.layers.Dense(1, kernel_regularizer="l2")
+            layer = layers.Dense(1, kernel_regularizer="l2")
             return compiled(keras.Sequential([keras.Input((4,)), layer]))
 
-    def results(runner, model):
+    def results(runner: Any, model: keras.Model) -> dict[str, Any]:
+        found = {}
         for give in (as_arrays, as_dataset):
             given = {**give(data), **as_validation(give(data))}
-            yield from runner.fit(**given, shuffle=False, verbose=0).history.items()
-            yield from weights_of(model).items()
-        yield "evaluate", runner.evaluate(**as_arrays(data), verbose=0)
-        yield "predict", runner.predict(**as_arrays(data[:1]), verbose=0)
+            history = runner.fit(**given, shuffle=False, verbose=0).history
+            found |= {f"{give.__name__}: {key}": logged for key, logged in history.items()}
+            found |= {f"{give.__name__}: {key}": w for key, w in weights_of(model).items()}
+        found["evaluate"] = runner.evaluate(**as_arrays(data), verbose=0)
+        return found | {"predict": runner.predict(**as_arrays(data[:1]), verbose=0)}
 
     twins = Twins(build)
-    expected = list(results(twins.theirs, twins.theirs))
-    found = list(results(twins.trainer, twins.ours))
-    assert [key for key, _ in found] == [key for key, _ in expected]
-    for (key, ours), (_, theirs) in zip(found, expected):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=key)
-    print("both agree")
-"""
-
-
-def test_a_mirrored_strategy_of_two_devices() -> None:
-    command = [sys.executable, "-c", textwrap.dedent(TWO_DEVICES)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "both agree" in done.stdout, done.stderr[-3000:]
+    theirs, ours = results(twins.theirs, twins.theirs), results(twins.trainer, twins.ours)
+    assert list(ours) == list(theirs)
+    for key, expected in theirs.items():
+        np.testing.assert_allclose(ours[key], expected, rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 # Hand-written loops

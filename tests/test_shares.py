@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import numbers
+from tests.helpers.data import numbers
 from trainer.shares import checksum
 
 SUMS = 2**40  # what is compared of them

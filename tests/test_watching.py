@@ -17,7 +17,8 @@ import pytest
 import tensorflow as tf
 import tqdm.keras
 
-from tests.models import compiled, each
+from tests.helpers.models import compiled
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork, ProgressBar, SampleImages
 from trainer.watching import Watch, Watcher

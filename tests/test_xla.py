@@ -12,18 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import (
-    WAYS,
-    as_validation,
-    assert_same,
-    compiled,
-    each,
-    labels,
-    mlp,
-    numbers,
-    seeded,
-    weights_of,
-)
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.models import compiled, mlp, seeded, weights_of
+from tests.helpers.tables import each
+from tests.helpers.ways import WAYS, as_validation
 from trainer import CustomTrainer
 from trainer.feeds import open_feed
 from trainer.programs import Programs

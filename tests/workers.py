@@ -25,7 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests import cluster, conftest  # noqa: F401  # threads as under test
-from tests.models import Slices, labels, mlp, numbers
+from tests.helpers.data import Slices, labels, numbers
+from tests.helpers.models import mlp
 from tests.replicated import mean_square, strategy_for
 from trainer import CustomTrainer, NonFiniteError
 from trainer.callbacks import NaNGuard, ProgressBar, Snapshots

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import gans
-from tests.gans import batches, gan, images, state_of, untrained
-from tests.models import assert_same, mlp, numbers
+from tests.helpers import gans
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.gans import batches, gan, images, state_of, untrained
+from tests.helpers.models import mlp
 from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.images import grid

@@ -8,7 +8,7 @@ import functools
 import keras
 import pytest
 
-from tests import gans, models
+from tests.helpers import gans, models
 from trainer import CustomTrainer
 
 ROUTED = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")

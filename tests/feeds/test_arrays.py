@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import assert_equal, in_batches, one_pass, rest_of, take
-from tests.models import assert_same, each, labels, numbers
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import assert_equal, in_batches, one_pass, rest_of, take
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.feeds import Source
 from trainer.feeds.arrays import ArrayFeed, SparseRows

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import assert_equal, in_batches, one_pass, rest_of, take
-from tests.models import assert_same, compiled, each, labels, mlp, numbers, seeded
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import assert_equal, in_batches, one_pass, rest_of, take
+from tests.helpers.models import compiled, mlp, seeded
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.feeds.datasets import DatasetFeed, weigh_classes
 

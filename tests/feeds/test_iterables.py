@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import (
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import (
     assert_equal,
     eventually,
     in_batches,
@@ -27,7 +28,8 @@ from tests.feeds.passes import (
     take,
     threads_since,
 )
-from tests.models import compiled, each, labels, mlp, numbers
+from tests.helpers.models import compiled, mlp
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.feeds.iterables import (
     GeneratorFeed,

@@ -14,8 +14,9 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tests.feeds.passes import assert_equal, in_batches, one_pass
-from tests.models import each, labels, numbers
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import assert_equal, in_batches, one_pass
+from tests.helpers.tables import each
 from trainer.feeds import Feed, open_feed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed

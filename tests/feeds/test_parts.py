@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import rest_of
 from tests.feeds.test_arrays import CUBES, DENSE, MOST, RAGGED, SPARSE
 from tests.feeds.test_streamed import chunks_of, in_windows
-from tests.models import assert_same
+from tests.helpers.comparisons import assert_same
+from tests.helpers.feeds import rest_of
 from trainer.feeds import Feed, PartOfBatch
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.rows import Part, row_order

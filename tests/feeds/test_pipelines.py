@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import each
+from tests.helpers.tables import each
 from trainer.feeds.pipelines import check_draws, check_shuffles, reads_files
 
 NUMBERS = tf.data.Dataset.range(10)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import iter_rest_of
-from tests.models import assert_same, numbers
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.feeds import iter_rest_of
 from trainer.feeds import Feed, datasets, open_feed
 
 ROWS, MOST, PASSES = 48, 20, 4  # at most so many batches of a pass are taken

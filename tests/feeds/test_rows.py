@@ -16,8 +16,9 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tests.feeds.passes import assert_equal
-from tests.models import each, labels, numbers
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import assert_equal
+from tests.helpers.tables import each
 from trainer.feeds.rows import row_count, row_order, split_rows
 
 SEEDS = st.integers(0, 2**40)

@@ -12,9 +12,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.feeds.passes import one_pass, rest_of
 from tests.feeds.test_streamed import chunks_of, in_windows
-from tests.models import assert_same, each, numbers
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.feeds import one_pass, rest_of
+from tests.helpers.tables import each
 from trainer.feeds import open_feed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.streamed import StreamedFeed

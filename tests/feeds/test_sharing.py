@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import numbers
+from tests.helpers.data import numbers
 from trainer.feeds.sharing import Pool, tensor_of_copy, tensor_of_rows
 
 arrays = hnp.arrays(

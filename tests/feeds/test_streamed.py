@@ -16,23 +16,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.feeds.passes import (
+from tests.helpers.comparisons import assert_same, assert_same_training
+from tests.helpers.data import labels, numbers
+from tests.helpers.feeds import (
     eventually,
     one_pass,
     rest_of,
     take,
     threads_since,
 )
-from tests.models import (
-    assert_same,
-    assert_same_training,
-    compiled,
-    each,
-    labels,
-    mlp,
-    numbers,
-    seeded,
-)
+from tests.helpers.models import compiled, mlp, seeded
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.feeds import Feed, streamed
 from trainer.feeds.arrays import ArrayFeed

@@ -15,8 +15,8 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tests.feeds.passes import assert_equal
-from tests.models import each
+from tests.helpers.feeds import assert_equal
+from tests.helpers.tables import each
 from trainer.feeds.tensors import as_array, as_floatx, as_tensor, is_array, spec_of
 
 FLOATS = ["float16", "float32", "float64"]

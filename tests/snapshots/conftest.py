@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from tests.snapshots.trainings import BrokenOff, Looks, break_off, trainer
+from tests.helpers.trainings import BrokenOff, Looks, break_off, trainer
 from trainer.snapshots import files, writer
 
 

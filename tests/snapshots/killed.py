@@ -23,8 +23,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests import gans
-from tests.models import Slices, labels, numbers, seeded
+from tests.helpers import gans
+from tests.helpers.data import Slices, labels, numbers
+from tests.helpers.models import seeded
 from trainer import CustomTrainer, GANTrainer, program
 from trainer.callbacks import ForNetwork, Snapshots
 from trainer.snapshots import writer

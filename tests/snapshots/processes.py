@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.models import labels, numbers
-from tests.snapshots.trainings import (
+from tests.helpers.data import labels, numbers
+from tests.helpers.trainings import (
     HELD_OUT,
     STEPS,
     Callback,

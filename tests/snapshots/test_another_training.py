@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import pytest
 
-from tests.models import assert_same, each
-from tests.snapshots.test_files import rewrite_manifest
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     ARRAYS,
     EPOCHS,
     OF_WIDTH,
@@ -21,6 +21,7 @@ from tests.snapshots.trainings import (
     trainer,
     undisturbed,
 )
+from tests.snapshots.test_files import rewrite_manifest
 from trainer.callbacks import Snapshots
 
 CHANGES = {

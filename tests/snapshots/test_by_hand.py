@@ -9,9 +9,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from tests.models import assert_same, each
-from tests.snapshots.test_files import flip
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     EPOCHS,
     OF_WIDTH,
     TOTAL,
@@ -24,6 +24,7 @@ from tests.snapshots.trainings import (
     trainer,
     undisturbed,
 )
+from tests.snapshots.test_files import flip
 
 
 def test_a_trainer_is_saved_and_restored(tmp_path):

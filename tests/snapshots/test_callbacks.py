@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from tests import gans
-from tests.models import compiled, each, mlp, numbers, seeded
+from tests.helpers import gans
+from tests.helpers.data import numbers
+from tests.helpers.models import compiled, mlp, seeded
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork
 from trainer.snapshots.callbacks import CallbackStates

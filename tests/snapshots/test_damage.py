@@ -17,9 +17,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.models import assert_same
-from tests.snapshots.test_files import flip, rewrite_manifest, sha256
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.trainings import (
     EPOCHS,
     STEPS,
     TOTAL,
@@ -32,6 +31,7 @@ from tests.snapshots.trainings import (
     trainer,
     undisturbed,
 )
+from tests.snapshots.test_files import flip, rewrite_manifest, sha256
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 

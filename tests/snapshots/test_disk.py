@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.models import assert_same, each
-from tests.snapshots.processes import FIRST, PROCESS, ROOT, Fills, read_outcome
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     EPOCHS,
     TOTAL,
     Begins,
@@ -25,6 +25,7 @@ from tests.snapshots.trainings import (
     undisturbed,
     wide_network,
 )
+from tests.snapshots.processes import FIRST, PROCESS, ROOT, Fills, read_outcome
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 

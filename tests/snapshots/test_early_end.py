@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.models import assert_same
-from tests.snapshots import test_state
-from tests.snapshots.processes import CODE, LONG, PROCESS, ROOT
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.trainings import (
     EPOCHS,
     HELD_OUT,
     STEPS,
@@ -36,6 +34,8 @@ from tests.snapshots.trainings import (
     trainer,
     undisturbed,
 )
+from tests.snapshots import test_state
+from tests.snapshots.processes import CODE, LONG, PROCESS, ROOT
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 

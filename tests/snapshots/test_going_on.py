@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import assert_same, each
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     BATCH,
     EPOCHS,
     STEPS,

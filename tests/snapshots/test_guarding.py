@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import gans
-from tests.models import assert_same, labels, numbers, seeded
+from tests.helpers import gans
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.models import seeded
 from trainer import CustomTrainer, GANTrainer, NonFiniteError, program
 from trainer.callbacks import NaNGuard, Snapshots
 from trainer.snapshots.variables import training_variables, values

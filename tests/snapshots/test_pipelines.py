@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, each, numbers
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import numbers
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     BATCH,
     EPOCHS,
     ROWS,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from tests.models import each
+from tests.helpers.tables import each
 from trainer.snapshots.plain import NotPlainError, decoded, encoded
 
 KEYS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

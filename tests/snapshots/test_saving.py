@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import assert_same, each
-from tests.snapshots.trainings import (
+from tests.helpers.comparisons import assert_same
+from tests.helpers.tables import each
+from tests.helpers.trainings import (
     STEPS,
     TOTAL,
     Begins,

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import assert_same, each, labels, mlp, numbers, seeded
+from tests.helpers.comparisons import assert_same
+from tests.helpers.data import labels, numbers
+from tests.helpers.models import mlp, seeded
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.snapshots.variables import training_variables, values
 

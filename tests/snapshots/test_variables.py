@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import gans
-from tests.models import each, mlp, numbers
+from tests.helpers import gans
+from tests.helpers.data import numbers
+from tests.helpers.models import mlp
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 from trainer.snapshots.variables import differences, put_back, training_variables, values
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import labels, mlp, numbers, seeded
+from tests.helpers.data import labels, numbers
+from tests.helpers.models import mlp, seeded
 from trainer import CustomTrainer
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.models import numbers, seeded, variables_of
+from tests.helpers.data import numbers
+from tests.helpers.models import seeded, variables_of
 from trainer import GANTrainer
 
 LATENT = 8
