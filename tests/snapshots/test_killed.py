@@ -1,37 +1,55 @@
-"""A training that is killed 20 times, at any moment, ends with the bits of one that never was."""
+"""A training that is killed, at any moment, ends with the bits of one that never was."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.snapshots import killed
+from tests.helpers import killed
+from tests.helpers.processes import Process, run
 
 
-@pytest.mark.parametrize("scenario", killed.SCENARIOS)
-def test_it_ends_with_the_same_bits(tmp_path, scenario):
-    command = [sys.executable, "-m", "tests.snapshots.killed", scenario, str(tmp_path), "1"]
-    root = Path(__file__).parents[2]
-    told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    outcomes = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
-    codes = [outcome["code"] for outcome in outcomes]
-    assert codes == [0, *killed.KILLS * [-9], 0], told.stderr[-5000:]
-    assert any(outcome["in saving"] for outcome in outcomes)
-    assert "validating" in told.stdout
-    assert told.stdout.count("Training goes on from") > killed.KILLS / 2
-    undisturbed, disturbed = (tmp_path / name for name in ("undisturbed", "killed"))
+def check(scenario: str, directory: Path, kills: int) -> None:
+    """Kills a training again and again, and compares what it ends with."""
+    undisturbed, disturbed = directory / "undisturbed", directory / "killed"
+    run(killed.train, scenario, undisturbed, False)
+    steps = json.loads((undisturbed / "facts.json").read_text())["step"]
+    printed, in_saving = "", 0
+    for moment in killed.moments(random.Random(f"{scenario} 1"), steps, kills):
+        ended = Process(killed.train, scenario, disturbed, True, moment).wait()
+        assert ended.code == -9, ended.printed
+        in_saving += any(disturbed.glob("snapshots/.unfinished*"))
+        printed += ended.printed
+    printed += run(killed.train, scenario, disturbed, True)
+    assert in_saving
+    assert "validating" in printed
+    assert printed.count("Training goes on from") > kills / 2
+    assert_same_outcome(disturbed, undisturbed)
+
+
+def assert_same_outcome(directory: Path, other: Path) -> None:
     for name in ("facts.json", "log.csv"):
-        assert (disturbed / name).read_text() == (undisturbed / name).read_text()
+        assert (directory / name).read_text() == (other / name).read_text()
     with (
-        np.load(undisturbed / "variables.npz") as expected,
-        np.load(disturbed / "variables.npz") as found,
+        np.load(other / "variables.npz") as expected,
+        np.load(directory / "variables.npz") as found,
     ):
         assert set(found) == set(expected)
         assert len(found.files) > 10
         for name in expected:
             assert found[name].tobytes() == expected[name].tobytes(), name
+
+
+@pytest.mark.parametrize("scenario", ["arrays", "tf.data"])
+def test_it_ends_with_the_same_bits_after_three_kills(tmp_path, scenario):
+    check(scenario, tmp_path, kills=3)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("scenario", killed.SCENARIOS)
+def test_it_ends_with_the_same_bits_after_twenty_kills(tmp_path, scenario):
+    check(scenario, tmp_path, kills=20)

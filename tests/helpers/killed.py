@@ -1,10 +1,4 @@
-"""One training that is killed again and again, and one that is not, each process forked from this.
-
-    python -m tests.snapshots.killed SCENARIO DIRECTORY SEED
-
-TensorFlow is imported once; it starts no thread before a child uses it. A line is written for each
-child: how it ended, and whether that was in the midst of saving; and one that it was validating.
-"""
+"""Trainings in processes that are killed at a moment, or not, and what they end with."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +24,6 @@ from trainer.callbacks import ForNetwork, Snapshots
 from trainer.snapshots import writer
 from trainer.snapshots.variables import training_variables, values
 
-KILLS = 20
 EPOCHS = 5
 ROWS, BATCH, STEPS = 403, 8, 51  # an odd last batch
 X, Y = numbers(ROWS, 4), labels(ROWS)
@@ -113,8 +105,10 @@ def callbacks_for(trainer: CustomTrainer, directory: Path) -> list[keras.callbac
     ]
 
 
-def train(scenario: str, directory: Path, *, snapshots: bool, moment: Moment | None = None) -> None:
-    """Trains to the end, or until it is killed, and writes the result."""
+def train(scenario: str, directory: Path, snapshots: bool, moment: Moment | None = None) -> None:
+    """Trains to the end, or until it is killed, and writes the result; for a process of its own."""
+    program.STEPS_ALONE = 0  # groups from the first step on
+    writer._SHARE = 0  # each snapshot is written
     make, data, more = SCENARIOS[scenario]
     directory.mkdir(exist_ok=True)
     trainer = make()
@@ -155,8 +149,8 @@ class Moment(NamedTuple):
     seconds: float
 
 
-def moments(draws: random.Random, steps: int) -> list[Moment]:
-    """Returns when to kill; at least once in the midst of saving and of a validation."""
+def moments(draws: random.Random, steps: int, count: int) -> list[Moment]:
+    """Returns when to kill: in the middle of a step, of a validation and of saving, in turn."""
     kinds = ["a step", "a validation", "saving"]
     drawn = [
         Moment(
@@ -164,7 +158,7 @@ def moments(draws: random.Random, steps: int) -> list[Moment]:
             kinds[number % len(kinds)],
             draws.uniform(0, 0.005) if number >= len(kinds) else 0,
         )
-        for number in range(KILLS)
+        for number in range(count)
     ]
     return sorted(drawn)
 
@@ -181,32 +175,3 @@ def kill(trainer: CustomTrainer, directory: Path, validates: Validates, moment: 
     time.sleep(moment.seconds)
     os.write(1, b"validating\n" if validates.now else b"")
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def run(*arguments: Any, **how: Any) -> None:
-    """Trains in a process of its own."""
-    child = os.fork()
-    if not child:
-        try:
-            train(*arguments, **how)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    in_saving = bool(list(arguments[1].glob("snapshots/.unfinished*")))
-    code = os.waitstatus_to_exitcode(status)
-    print(json.dumps({"code": code, "in saving": in_saving}), flush=True)
-
-
-if __name__ == "__main__":
-    name, folder, seed = sys.argv[1:]
-    program.STEPS_ALONE = 0  # groups from the first step on
-    writer._SHARE = 0  # each snapshot is written
-    draws = random.Random(f"{name} {seed}")
-    run(name, Path(folder, "undisturbed"), snapshots=False)
-    total = json.loads(Path(folder, "undisturbed", "facts.json").read_text())["step"]
-    for moment in moments(draws, total):
-        run(name, Path(folder, "killed"), snapshots=True, moment=moment)
-    run(name, Path(folder, "killed"), snapshots=True)
