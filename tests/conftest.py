@@ -18,6 +18,7 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(2)
 
 TIERS = {"exhaustive", "processes", "examples", "conformance"}  # besides the default one
+OPTIONAL = ("torch", "grain", "jax")  # libraries of the extra `conformance`, in names of cases
 COLLECTED_AFTER = 20  # tests
 _ended = itertools.count(1)
 
@@ -37,6 +38,8 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items):
     for item in items:
+        if "/conformance/" in item.nodeid or any(name in item.name for name in OPTIONAL):
+            item.add_marker("conformance")
         if TIERS & {mark.name for mark in item.iter_markers()}:
             item.add_marker("long")
 
@@ -49,6 +52,7 @@ def pytest_runtest_teardown():
     # An iterator of tf.data may hold up what drops it for as long as it lived, up to a minute.
     if next(_ended) % COLLECTED_AFTER == 0:
         gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish():

@@ -21,7 +21,16 @@ import tensorflow as tf
 
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import BATCH, ROWS, batches_of, numbers, rows_of, two_like_batches
-from tests.helpers.models import Twins, compiled, mlp, untrained, weights_of
+from tests.helpers.models import (
+    Twins,
+    compiled,
+    dense,
+    dense_by_three,
+    dense_by_two,
+    mlp,
+    untrained,
+    weights_of,
+)
 from tests.helpers.tables import each
 from tests.helpers.ways import WAYS, Way, as_arrays, as_validation
 from trainer import CustomTrainer
@@ -38,7 +47,10 @@ EPOCH_HOOKS = [f"{pair}_{end}" for pair in PAIRS for end in ("begin", "end")]
 BATCH_HOOKS = [f"{pair}_{end}" for pair in BATCH_PAIRS for end in ("begin", "end")]
 
 # Keras compares its variables so.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.xdist_group("dense"),
+]
 ignore_short_epochs = pytest.mark.filterwarnings(
     "ignore:.*ran out of data", "ignore:steps_per_epoch=", "ignore:validation_steps="
 )
@@ -135,14 +147,6 @@ def fit_both(
     assert_same(weights_of(twins.ours), weights_of(twins.theirs), "weights")
 
 
-def dense() -> keras.Model:
-    return compiled(mlp(), keras.optimizers.SGD(0.1, momentum=0.5))
-
-
-def dense_by_three() -> keras.Model:
-    return compiled(mlp(), keras.optimizers.SGD(0.1), steps_per_execution=3)
-
-
 # Ways of giving data
 
 
@@ -236,10 +240,6 @@ ARGUMENTS = {
 def test_arguments(way: str, arguments: dict[str, Any], recorder: type[Recorder]) -> None:
     give = WAYS[way].give
     fit_both(untrained(dense), lambda _: [recorder()], lambda: give(DATA), **arguments)
-
-
-def dense_by_two() -> keras.Model:
-    return compiled(mlp(), keras.optimizers.SGD(0.1), steps_per_execution=2)
 
 
 @ignore_short_epochs

@@ -397,6 +397,8 @@ import keras, numpy as np
 from tests.helpers import gans
 from trainer import GANTrainer
 
+pytestmark = pytest.mark.xdist_group("gan")
+
 saved, end = sys.argv[1:]
 gan = GANTrainer.from_model(keras.models.load_model(saved), latent_dim=gans.LATENT)
 assert (gan.step, gan.epoch) == (3, 1)

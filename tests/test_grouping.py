@@ -27,7 +27,10 @@ callbacks = keras.callbacks
 Callback = keras.callbacks.Callback
 
 # Keras compares its variables so.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.xdist_group("regular"),
+]
 
 STEPS = 60  # batches an epoch
 EVEN = (numbers(STEPS * BATCH, 4), numbers(STEPS * BATCH, 1, seed=1))

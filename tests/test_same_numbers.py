@@ -27,7 +27,18 @@ from tests.helpers.data import (
     rows_of,
     two_like_batches,
 )
-from tests.helpers.models import Twins, compiled, dtype_policy, mlp, seeded, untrained, weights_of
+from tests.helpers.models import (
+    Twins,
+    compiled,
+    dense,
+    dense_by_three,
+    dense_by_two,
+    dtype_policy,
+    mlp,
+    seeded,
+    untrained,
+    weights_of,
+)
 from tests.helpers.tables import each
 from tests.helpers.ways import (
     WAYS,
@@ -104,9 +115,7 @@ def test_optimizers(make_optimizer: Callable[[], keras.Optimizer]) -> None:
 
 # Models
 
-
-def dense(optimizer: Any = "sgd", **settings: Any) -> keras.Model:
-    return compiled(mlp(), optimizer, **settings)
+of_dense = pytest.mark.xdist_group("dense")  # where its steps are compiled already
 
 
 def with_dropout(**settings: Any) -> keras.Model:
@@ -355,6 +364,7 @@ ignore_short_epochs = pytest.mark.filterwarnings(
 )
 
 
+@of_dense
 @ignore_short_epochs
 @pytest.mark.parametrize("arguments", **each(ARGUMENTS))
 def test_arguments(arguments: dict[str, Any]) -> None:
@@ -362,6 +372,7 @@ def test_arguments(arguments: dict[str, Any]) -> None:
     fit_both(untrained(dense), lambda data: {"x": data[0], "y": data[1]}, **arguments)
 
 
+@of_dense
 @ignore_short_epochs
 @pytest.mark.parametrize("steps", [2, 3, 6])
 @pytest.mark.parametrize("way", ["tf.data", "infinite tf.data"])
@@ -369,6 +380,7 @@ def test_an_epoch_goes_on_in_the_same_pass(way: str, steps: int) -> None:
     fit_both(untrained(dense), WAYS[way].give, steps_per_epoch=steps, epochs=3)
 
 
+@of_dense
 @ignore_short_epochs
 def test_no_epoch_is_empty_where_the_one_before_took_the_last_batch() -> None:
     """Without a known length, `model.fit` trains on nothing in the third epoch: its loss is 0."""
@@ -379,14 +391,7 @@ def test_no_epoch_is_empty_where_the_one_before_took_the_last_batch() -> None:
     assert_same_training(twins.ours, twins.theirs)
 
 
-def dense_by_two() -> keras.Model:
-    return dense(steps_per_execution=2)
-
-
-def dense_by_three() -> keras.Model:
-    return dense(steps_per_execution=3)
-
-
+@of_dense
 @hypothesis.settings(max_examples=10, deadline=None)
 @hypothesis.given(
     build=st.sampled_from([dense, dense_by_two, dense_by_three]),
@@ -408,6 +413,7 @@ def test_any_cut_of_the_rows(build, rows, batch_size, epochs, in_dataset) -> Non
 # Ways of giving data
 
 
+@of_dense
 @ignore_short_epochs
 @pytest.mark.parametrize("way", **each(WAYS))
 def test_ways(way: Way) -> None:
@@ -570,6 +576,7 @@ def test_kinds_of_arrays(build: Build, make: Callable[[Any], tuple], tmp_path) -
     assert_same(predicted, twins.theirs.predict(data[0], BATCH, verbose=0), "predict")
 
 
+@of_dense
 @pytest.mark.parametrize("give", [as_arrays, as_dataset])
 def test_random_numbers_of_others_stay_where_keras_leaves_them(give: Give) -> None:
     def numbers_after_fit(runner_of: Callable[[keras.Model], Any], model: keras.Model) -> tuple:

@@ -19,6 +19,8 @@ from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.images import grid
 
+pytestmark = pytest.mark.xdist_group("gan")
+
 
 def fit(trainer, *callbacks, data=None, **arguments):
     data = batches() if data is None else data

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.feeds import iter_rest_of
+from tests.helpers.tables import names_of
 from trainer.feeds import Feed, datasets, open_feed
 
 ROWS, MOST, PASSES = 48, 20, 4  # at most so many batches of a pass are taken
@@ -130,7 +131,13 @@ def rest_of_epoch(feed: Feed) -> Iterator[Any]:
     feed.epoch_ended()
 
 
-@pytest.mark.parametrize("name", SOURCES)
+DEFAULT = (
+    *("arrays", "PyDataset", "PyDataset, three workers", "generator", "shuffle", "one order"),
+    *("repeat after shuffle", "Python in the pipeline", "drawn rows"),
+)
+
+
+@pytest.mark.parametrize("name", names_of(SOURCES, DEFAULT))
 def test_it_goes_on_as_the_other_one(monkeypatch, name):
     draws = random.Random(name)
     for _ in range(4):

@@ -33,6 +33,19 @@ def compiled(
     return model
 
 
+def dense(optimizer: Any = None, **settings: Any) -> keras.Model:
+    """Returns the model that most tests train: dense layers and SGD with momentum."""
+    return compiled(mlp(), optimizer or keras.optimizers.SGD(0.1, momentum=0.5), **settings)
+
+
+def dense_by_two() -> keras.Model:
+    return dense(steps_per_execution=2)
+
+
+def dense_by_three() -> keras.Model:
+    return dense(steps_per_execution=3)
+
+
 def seeded(build: Callable[[], keras.Model]) -> keras.Model:
     """Returns what `build` makes: the same weights, seeds and names each time."""
     keras.utils.clear_session(free_memory=False)

@@ -23,6 +23,7 @@ from tests.helpers.trainings import (
     STEPS,
     TOTAL,
     Begins,
+    BrokenOff,
     Enough,
     Looks,
     fit,
@@ -34,6 +35,8 @@ from tests.helpers.trainings import (
 from tests.snapshots.test_files import flip, rewrite_manifest, sha256
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
+
+pytestmark = pytest.mark.xdist_group("broken off")
 
 
 def replace_by_folder(path: Path) -> None:
@@ -100,12 +103,33 @@ def told_of_damage(*expected: str) -> Iterator[None]:
         assert re.search(pattern, line), line
 
 
+FIRST = 3  # of the draws of a damage are in the default tier
+
+
 @pytest.mark.parametrize("case", DAMAGES)
 def test_what_is_damaged_is_passed_over(tmp_path, broken_off, case):
+    check_damages(tmp_path, broken_off, case, range(min(FIRST, DAMAGES[case][1].times)))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", [name for name, (_, one) in DAMAGES.items() if one.times > FIRST])
+def test_more_of_what_is_damaged_is_passed_over(tmp_path, broken_off, case):
+    check_damages(tmp_path, broken_off, case, range(FIRST, DAMAGES[case][1].times))
+
+
+def check_damages(directory: Path, broken_off: BrokenOff, case: str, numbers: range) -> None:
+    """Checks that a training resumes from the older of two snapshots if the newer is damaged.
+
+    Args:
+        directory: for the copies of the snapshots.
+        broken_off: the training.
+        case: the damage.
+        numbers: those of the damage's draws.
+    """
     name, damage = DAMAGES[case]
-    draws = random.Random(case)
-    for number in range(damage.times):
-        copied = shutil.copytree(broken_off.directory / "snapshots", tmp_path / str(number))
+    for number in numbers:
+        draws = random.Random(f"{case} {number}")
+        copied = shutil.copytree(broken_off.directory / "snapshots", directory / str(number))
         newest = latest_in(copied)
         damage.do(newest / name, draws)
         is_gone = not newest.exists()

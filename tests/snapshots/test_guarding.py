@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.helpers import gans
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import labels, numbers
 from tests.helpers.models import seeded
+from tests.helpers.tables import each
 from trainer import CustomTrainer, GANTrainer, NonFiniteError, program
 from trainer.callbacks import NaNGuard, Snapshots
 from trainer.snapshots.variables import training_variables, values
@@ -118,10 +120,18 @@ def state_of(made: CustomTrainer) -> dict[str, np.ndarray]:
     return values(training_variables(made))
 
 
-@pytest.mark.parametrize("how", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=repr)
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("failure", FAILURES)
-def test_it_is_told_and_can_be_run_again(tmp_path, failure, given, how):
+WAYS = {"a graph": {}, "XLA": {"jit_compile": True}, "eager steps": {"run_eagerly": True}}
+CASES = {", ".join(case): case for case in itertools.product(FAILURES, GIVEN, WAYS)}
+DEFAULT = (  # each failure, each kind of data and each way once at least
+    *("a bad row, arrays, a graph", "a bad row, tf.data, XLA"),
+    *("overflow in the loss, tf.data, a graph", "overflow in the loss, arrays, eager steps"),
+    "an exploding gradient, a generator, a graph",
+)
+
+
+@pytest.mark.parametrize(("failure", "given", "way"), **each(CASES, DEFAULT))
+def test_it_is_told_and_can_be_run_again(tmp_path, failure, given, way):
+    how = WAYS[way]
     make, x, layer, variable, more = FAILURES[failure]
     made = make(**how)
     error = failure_of(made, GIVEN[given](x), tmp_path)

@@ -228,7 +228,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("name", "slow"), **each(CASES))
+DEFAULT = (
+    *("arrays, groups", "shuffled, groups", "shuffled, single steps", "without end, groups"),
+    *("cached, groups", "that draws, groups", "that calls Python, groups"),
+)
+
+
+@pytest.mark.parametrize(("name", "slow"), **each(CASES, DEFAULT))
 def test_a_snapshot_never_changes_the_training(tmp_path, monkeypatch, name, slow):
     monkeypatch.setattr(program, "STEPS_ALONE", 0)
 

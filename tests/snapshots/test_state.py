@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import labels, numbers
 from tests.helpers.models import mlp, seeded
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer
 from trainer.snapshots.variables import training_variables, values
 
@@ -149,12 +149,24 @@ def fit(made: CustomTrainer, data: dict[str, Any], *more: keras.callbacks.Callba
     return history.history, values(training_variables(made)), (made.step, made.epoch)
 
 
-@pytest.mark.parametrize("name", DATA)
-def test_it_ends_with_the_same_bits_from_anywhere(tmp_path, name):
-    saves = Saves(tmp_path)
+DEFAULT = ("arrays", "PyDataset", "tf.data", "a generator")
+
+
+@pytest.mark.parametrize("name", names_of(DATA, DEFAULT))
+def test_it_ends_with_the_same_bits_from_every_fifth_step(tmp_path, name):
+    check_from_some_steps(tmp_path, name, slice(None, None, 5))
+
+
+@pytest.mark.exhaustive
+def test_it_ends_with_the_same_bits_from_every_step(tmp_path):
+    check_from_some_steps(tmp_path, "arrays", slice(None))
+
+
+def check_from_some_steps(directory: Path, name: str, some: slice) -> None:
+    saves = Saves(directory)
     expected = fit(trainer(name), DATA[name](), saves)
     assert len(saves.paths) == EPOCHS + expected[2][0]
-    for path in saves.paths[:: 1 if name == "arrays" else 5]:
+    for path in saves.paths[some]:
         made = trainer(name)
         made.restore_snapshot(path)
         assert_same(fit(made, DATA[name]()), expected, at=f"from {path.name}")
@@ -168,7 +180,7 @@ VALIDATION = {
 }
 
 
-@pytest.mark.parametrize("make", **each(VALIDATION))
+@pytest.mark.parametrize("make", **each(VALIDATION, default=["tf.data"]))
 def test_validation_goes_on_with_its_data_too(tmp_path, make):
     saves = Saves(tmp_path)
     expected = fit(trainer(), DATA["arrays"](), saves, **make())
