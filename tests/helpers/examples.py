@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
 
 def run(name: str, *options: object) -> Result:
-    """Runs `examples/<name>.py` with the options of a command line."""
+    """Runs an example with the options of a command line."""
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, stream) for stream in ("output", "errors")]
         code = Process(run_with_files, *files, *command(name, *options)).wait().code
@@ -39,8 +39,9 @@ def output_of(name: str, *options: object) -> str:
 
 
 def command(name: str, *options: object) -> tuple[str, ...]:
-    """Returns the path of an example and its options, as text."""
-    return str(EXAMPLES / f"{name}.py"), *map(str, options)
+    """Returns the path of an example, a script or a folder, and its options, as text."""
+    path = EXAMPLES / name
+    return str(path if path.is_dir() else path.with_suffix(".py")), *map(str, options)
 
 
 def run_with_files(output: str, errors: str, path: str, *options: str) -> None:
@@ -53,11 +54,12 @@ def run_with_files(output: str, errors: str, path: str, *options: str) -> None:
 
 
 def run_script(path: str, *options: str) -> None:
-    """Runs a script in this process like `python path options`.
+    """Runs a script or a folder in this process like `python path options`.
 
     `multiprocessing` ends the process like the interpreter: the message of a `SystemExit` or the
     traceback of another error goes to standard error, and the exit code is 1.
     """
     sys.argv = [path, *options]
-    sys.path.insert(0, os.path.dirname(path))
+    if os.path.isfile(path):  # `runpy` inserts a folder
+        sys.path.insert(0, os.path.dirname(path))
     runpy.run_path(path, run_name="__main__")
