@@ -4,9 +4,6 @@ No timing is asserted. Rows run with a fraction of their data.
 """
 
 import csv
-import os
-import pathlib
-import subprocess
 import sys
 
 import keras
@@ -28,7 +25,8 @@ from benchmarks.by_hand import ArrayLoop, DatasetLoop, EvaluationLoop, Predictio
 from benchmarks.measuring import Line, Measured, alternately
 from benchmarks.rows import ROWS
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.helpers import examples, processes
+
 BEGIN, END = table.MARKERS
 
 
@@ -37,18 +35,10 @@ def run(tmp_path_factory):
     """Returns the folder of a run of the command on two quick rows, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "README.md").write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter | é\n", "utf-8")
-    process = subprocess.run(
-        [
-            *(sys.executable, ROOT / "examples" / "benchmarks"),
-            *("--rows", "fit-batch", "predict-batch", "--rounds", "1"),
-            *("--output", folder, "--readme", folder / "README.md"),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+    options = ("--rows", "fit-batch", "predict-batch", "--rounds", 1, "--output", folder)
+    result = examples.run("benchmarks", *options, "--readme", folder / "README.md")
+    assert result.code == 0, result.errors
+    return folder, result.output
 
 
 def parsed(monkeypatch, *options):
@@ -56,6 +46,7 @@ def parsed(monkeypatch, *options):
     return command.parsed()
 
 
+@pytest.mark.examples
 def test_the_table_is_printed_as_markdown(run):
     _, out = run
     facts, blank, headings, rule, *lines, last = out.splitlines()
@@ -67,6 +58,7 @@ def test_the_table_is_printed_as_markdown(run):
     assert str(run[0]) in last
 
 
+@pytest.mark.examples
 def test_the_readme_has_the_printed_table_and_nothing_else_changed(run):
     folder, out = run
     shown = out.rstrip("\n").rpartition("\n")[0]
@@ -74,6 +66,7 @@ def test_the_readme_has_the_printed_table_and_nothing_else_changed(run):
     assert (folder / "README.md").read_text("utf-8") == expected
 
 
+@pytest.mark.examples
 def test_the_csv_has_every_number(run):
     with (run[0] / "benchmark.csv").open(newline="") as file:
         comments = [next(file) for _ in table.surroundings()]
@@ -90,6 +83,7 @@ def test_the_csv_has_every_number(run):
         assert row["by_hand_median"] == ""
 
 
+@pytest.mark.examples
 def test_the_chart_is_a_picture(run):
     pixels = tf.io.decode_png((run[0] / "benchmark.png").read_bytes()).numpy()
     assert pixels.shape[0] > 100
@@ -98,16 +92,16 @@ def test_the_chart_is_a_picture(run):
 
 
 @pytest.mark.parametrize(
-    ("asked", "near"), [("mlp-array", "mlp-arrays"), ("lstm-tf", "lstm-tfdata"), ("x", "")]
+    ("name", "nearest"), [("mlp-array", "mlp-arrays"), ("lstm-tf", "lstm-tfdata"), ("x", "")]
 )
-def test_an_unknown_row_is_told_with_the_nearest(monkeypatch, capsys, asked, near):
+def test_the_error_of_an_unknown_row_names_the_nearest(monkeypatch, capsys, name, nearest):
     with pytest.raises(SystemExit):
-        parsed(monkeypatch, "--rows", "sizes", asked)
-    assert f"there is no {asked!r}; the nearest is '{near}" in capsys.readouterr().err
+        parsed(monkeypatch, "--rows", "sizes", name)
+    assert f"there is no {name!r}; the nearest is '{nearest}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
-def test_a_readme_without_a_place_is_told_before_measuring(monkeypatch, capsys, tmp_path, text):
+def test_a_readme_without_a_place_is_an_error_before_measuring(monkeypatch, capsys, tmp_path, text):
     path = tmp_path / "README.md"
     path.write_text(text)
     with pytest.raises(SystemExit):
@@ -116,7 +110,7 @@ def test_a_readme_without_a_place_is_told_before_measuring(monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize("options", [("--rounds", 0), ("--readme", "no/such/file")])
-def test_other_wrong_arguments_are_told(monkeypatch, capsys, options):
+def test_other_wrong_arguments_are_errors(monkeypatch, capsys, options):
     with pytest.raises(SystemExit):
         parsed(monkeypatch, *options)
     assert options[0] in capsys.readouterr().err
@@ -195,6 +189,7 @@ def test_sides_are_measured_in_turn(warm, first):
     }
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("loop", ["by step", "ahead", "graph", "XLA steps"])
 def test_the_loops_by_hand_do_what_fit_does(loop):
     x, y = networks.data(200, 20)  # three batches of 64, and eight rows
@@ -213,6 +208,7 @@ def test_the_loops_by_hand_do_what_fit_does(loop):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.examples
 def test_the_loops_by_hand_do_what_evaluate_and_predict_do():
     x, y = networks.data(70, 20)  # two batches of 32, and six rows
     model = networks.compiled(networks.mlp(20))
@@ -241,6 +237,7 @@ APART += ("replicas",)
 APART += tuple(row.name for row in other_networks.ROWS)
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in APART])
 def test_each_row_runs(monkeypatch, name):
     monkeypatch.setattr(networks, "MNIST_ROWS", 128)
@@ -254,6 +251,7 @@ def test_each_row_runs(monkeypatch, name):
     assert line.limit is None or line.beside_hand > 0
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize(
     ("name", "sides"),
     [
@@ -270,6 +268,7 @@ def test_each_network_trains(name, sides):
         assert np.isfinite(side()().history["loss"]).all()
 
 
+@pytest.mark.examples
 def test_sizes_have_a_line_each_and_their_spread(monkeypatch):
     monkeypatch.setattr(sizes, "WITH_KERAS", 130)
     row = sizes.Sizes("sizes", "a step", 1.15, in_memory=(130, 200), on_disk=300, least_steps=4)
@@ -281,6 +280,7 @@ def test_sizes_have_a_line_each_and_their_spread(monkeypatch):
     assert spread.reached is (round(spread.beside_hand, 2) <= 1.15)
 
 
+@pytest.mark.examples
 def test_replicas_have_lines_for_a_step_and_for_a_group():
     lines = list(replicas.Replicas("replicas", "a step", steps=2, single_steps=1).lines(1))
     setups = ("one-device", "two-devices", "two-processes")
@@ -291,6 +291,13 @@ def test_replicas_have_lines_for_a_step_and_for_a_group():
     assert [line.best_by_hand for line in lines] == [None, "one device", "one device"] * 2
 
 
-def test_memory_is_that_of_a_process_of_its_own():
+@pytest.mark.examples
+def test_memory_is_that_of_a_new_process():
+    held, peak = map(float, processes.run(measure_peak_beside_an_array).splitlines()[-1].split())
+    assert 100 < peak < held
+
+
+def measure_peak_beside_an_array():
+    """Prints the megabytes of an array that this process holds, and the peak of one it starts."""
     held = np.ones(2**27)  # 1 GB here, none of it there
-    assert 100 < memory.peak_of("trainer", size=1) < held.nbytes / 2**20
+    print(held.nbytes / 2**20, memory.peak_of("trainer", size=1))

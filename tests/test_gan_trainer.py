@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers import gans
+from tests.helpers import gans, processes
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.gans import ByHand, batches, gan, images, parts_of, state_of, untrained
@@ -24,8 +21,9 @@ from trainer import CustomTrainer, GANTrainer, Networks
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.watching import Watch
 
+pytestmark = pytest.mark.xdist_group("gan")
+
 STEPS = 3  # an epoch of `batches()`
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def fit(trainer, data=None, **arguments):
@@ -390,27 +388,20 @@ def test_a_conditional_gan_generates_and_evaluates():
 
 # Restart
 
-GOES_ON = """
-import json, sys
-import tests.conftest
-import keras, numpy as np
-from tests.helpers import gans
-from trainer import GANTrainer
 
-pytestmark = pytest.mark.xdist_group("gan")
-
-saved, end = sys.argv[1:]
-gan = GANTrainer.from_model(keras.models.load_model(saved), latent_dim=gans.LATENT)
-assert (gan.step, gan.epoch) == (3, 1)
-history = gan.fit(
-    gans.images(), batch_size=gans.BATCH, epochs=2, initial_epoch=gan.epoch, verbose=0
-).history
-np.savez(end, *gans.state_of(gan))
-print(json.dumps({"history": history, "networks": [n.name for n in gan.model.networks.values()]}))
-"""
+def resume_gan(saved, end):
+    """Trains a saved GAN for another epoch; writes its state, prints the history and the names."""
+    trainer = GANTrainer.from_model(keras.models.load_model(saved), latent_dim=gans.LATENT)
+    assert (trainer.step, trainer.epoch) == (3, 1)
+    history = fit(
+        trainer, images(), batch_size=gans.BATCH, epochs=2, initial_epoch=trainer.epoch
+    ).history
+    np.savez(end, *state_of(trainer))
+    names = [network.name for network in trainer.model.networks.values()]
+    print(json.dumps({"history": history, "networks": names}))
 
 
-def test_a_loaded_gan_goes_on_in_another_process_bit_for_bit(tmp_path):
+def test_a_loaded_gan_resumes_in_another_process_bit_for_bit(tmp_path):
     saved, end = str(tmp_path / "x.keras"), str(tmp_path / "end.npz")
     trainer = untrained()
 
@@ -421,13 +412,9 @@ def test_a_loaded_gan_goes_on_in_another_process_bit_for_bit(tmp_path):
     saving = keras.callbacks.LambdaCallback(on_epoch_end=save_first)
     arguments = {"batch_size": gans.BATCH, "epochs": 2, "callbacks": [saving]}
     history = fit(trainer, images(), **arguments).history
-    result = subprocess.run(
-        [sys.executable, "-c", GOES_ON, saved, end], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert_same(told["history"], {key: values[1:] for key, values in history.items()})
-    assert told["networks"] == [trainer.generator.name, trainer.discriminator.name]
+    resumed = json.loads(processes.run(resume_gan, saved, end).splitlines()[-1])
+    assert_same(resumed["history"], {key: values[1:] for key, values in history.items()})
+    assert resumed["networks"] == [trainer.generator.name, trainer.discriminator.name]
     with np.load(end) as arrays:
         assert_same([arrays[f"arr_{number}"] for number in range(len(arrays))], state_of(trainer))
 

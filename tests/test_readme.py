@@ -1,4 +1,4 @@
-"""The README's blocks of Python run, one after the other, as a reader would type them."""
+"""The README's blocks of Python and its commands run, as a reader would type them."""
 
 import os
 import pathlib
@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from tests.cluster import free_addresses
+from tests.helpers.examples import output_of
+from tests.helpers.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
@@ -60,21 +61,6 @@ def run_in(folder: pathlib.Path, commands: str, **environment: str) -> str:
     return result.stdout
 
 
-ACCURACY = r"Accuracy on 360 held-out digits: ([\d.]+)"
-
-
-def test_two_shells_train_together_and_go_on(tmp_path):
-    commands = launch("sh", "TF_CONFIG")
-    first = run_in(tmp_path, commands.replace("--snapshots", "--epochs 1 --snapshots") + "wait")
-    assert "2 devices, 23 steps" in first
-    on = run_in(tmp_path, commands.replace("--snapshots", "--epochs 3 --snapshots") + "wait")
-    assert "Training goes on from two/snapshot-" in on
-    assert "Epoch 1/3" not in on
-    alone = [sys.executable, ROOT / "examples" / "multi_worker.py", "--epochs", "3"]
-    alone = subprocess.run(alone, capture_output=True, text=True, check=True)
-    assert re.findall(ACCURACY, on) == re.findall(ACCURACY, alone.stdout)  # told once
-
-
 # There is no Slurm here: these do what its commands of these names do for two tasks on one machine.
 SCONTROL = """#!/bin/bash
 [[ $1 == show && $2 == hostnames ]] && tr , '\\n' <<<"$3"
@@ -85,23 +71,37 @@ wait
 """
 
 
-def test_slurm_launches_two_tasks(tmp_path):
+ACCURACY = r"Accuracy on 360 held-out digits: ([\d.]+)"
+
+
+@pytest.mark.examples
+def test_slurm_launches_two_tasks_and_two_shells_resume(tmp_path):
     (tmp_path / "bin").mkdir()
     for name, script in (("scontrol", SCONTROL), ("srun", SRUN)):
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(0o755)
     commands = launch("bash", "srun").replace("--snapshots", "--epochs 1 --snapshots")
     commands = commands.replace(":12345", "")  # a name has its port here, for want of machines
-    told = run_in(
+    first = run_in(
         tmp_path,
         commands,
         PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         SLURM_JOB_NODELIST=",".join(free_addresses(2)),
     )
-    assert "2 devices, 23 steps" in told
+    assert "2 devices, 23 steps" in first
     assert list((tmp_path / "slurm").glob("snapshot-*"))
 
+    (tmp_path / "slurm").rename(tmp_path / "two")
+    commands = launch("sh", "TF_CONFIG").replace("--snapshots", "--epochs 3 --snapshots")
+    resumed = run_in(tmp_path, commands + "wait")
+    assert "Training goes on from two/snapshot-" in resumed
+    assert "Epoch 1/3" not in resumed
+    assert "2 devices, 69 steps" in resumed
+    alone = output_of("multi_worker", "--epochs", 3)
+    assert re.findall(ACCURACY, resumed) == re.findall(ACCURACY, alone)  # the chief's only
 
+
+@pytest.mark.examples
 def test_the_kubernetes_manifest_runs_the_example():
     yaml = pytest.importorskip("yaml", reason="the manifest is in YAML")
     manifest = yaml.safe_load(launch("yaml", "TFJob"))
@@ -118,27 +118,14 @@ def test_the_kubernetes_manifest_runs_the_example():
     assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
 
 
-def test_a_run_is_killed_and_goes_on(tmp_path):
+@pytest.mark.examples
+def test_a_run_is_killed_and_resumes(tmp_path):
     section = README.read_text().partition("## Snapshots\n")[2].partition("\n## ")[0]
     (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert "kill -9" in commands
     commands = commands.replace(".venv/bin/python examples", f"{sys.executable} {ROOT}/examples")
-    result = subprocess.run(
-        ["bash", "-c", commands],
-        cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    killed, _, gone_on = result.stdout.partition("Training goes on from run/snapshot-")
+    killed, _, resumed = run_in(tmp_path, commands).partition("Training goes on from run/snapshot-")
     assert "Accuracy" not in killed
-    assert "Epoch 20/20" in gone_on
-    undisturbed = subprocess.run(
-        [sys.executable, ROOT / "examples" / "mnist_classifier.py", "--epochs", "20"],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    told = re.search(r"Accuracy on .*", undisturbed.stdout)[0]
-    assert told in gone_on
+    assert "Epoch 20/20" in resumed
+    undisturbed = output_of("mnist_classifier", "--epochs", 20)
+    assert re.search(r"Accuracy on .*", undisturbed)[0] in resumed

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import os
-import subprocess
-import sys
+import threading
 from typing import Any
 
 import keras
+import psutil
 import pytest
+import tensorflow as tf
 
+from tests.helpers import processes
 from tests.helpers.data import numbers, rows_of
+from tests.helpers.feeds import eventually
 from tests.helpers.models import compiled
 from tests.helpers.ways import as_arrays, as_dataset, as_dataset_of_unknown_length, as_py_dataset
 from trainer import CustomTrainer
@@ -94,52 +97,43 @@ def test_alternating_calls_trace_nothing_new():
     assert layer.calls == before
 
 
-SCRIPT = """
-import gc, json, os, sys, threading, time
-import keras, numpy as np, psutil, tensorflow as tf
-from trainer import CustomTrainer
+TIMES = {"predict": 1000, "fit": 300, "evaluate": 300, "predict tf.data": 300}
 
-model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(1)])
-trainer = CustomTrainer(model, optimizer="adam", loss="mse", jit_compile=False)
-x, y = np.ones((16, 8), "float32"), np.ones((16, 1), "float32")
-process = psutil.Process()
 
-def state():
-    deadline = time.monotonic() + 5  # threads that end an iterator take a moment
-    while threading.active_count() > 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    gc.collect()
-    return {"mib": process.memory_info().rss / 2**20, "threads": process.num_threads(),
-            "python_threads": threading.active_count()}
-
-CALLS = {
-    "predict": (lambda: trainer.predict(x, verbose=0), 1000),
-    "fit": (lambda: trainer.fit(x, y, verbose=0), 300),
-    "evaluate": (lambda: trainer.evaluate(x, y, verbose=0), 300),
-    "predict tf.data": (lambda: trainer.predict(data, verbose=0), 300),
-}
-data = tf.data.Dataset.from_tensor_slices(x).batch(16)
-found = {}
-for name, (call, times) in CALLS.items():
+def repeat_call(name: str) -> None:
+    """Prints the memory and the threads of this process before and after many calls."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    trainer = CustomTrainer(model, optimizer="adam", loss="mse", jit_compile=False)
+    x, y = numbers(16, 8), numbers(16, 1)
+    dataset = tf.data.Dataset.from_tensor_slices(x).batch(16)
+    call = {
+        "predict": lambda: trainer.predict(x, verbose=0),
+        "fit": lambda: trainer.fit(x, y, verbose=0),
+        "evaluate": lambda: trainer.evaluate(x, y, verbose=0),
+        "predict tf.data": lambda: trainer.predict(dataset, verbose=0),
+    }[name]
     for _ in range(200):
         call()
-    before = state()
-    for _ in range(times):
+    before = resources()
+    for _ in range(TIMES[name]):
         call()
-    found[name] = [before, state()]
-print(json.dumps(found))
-"""
+    print(json.dumps([before, resources()]))
 
 
-def test_calls_leave_neither_memory_nor_threads():
-    pytest.importorskip("psutil")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    for name, (before, after) in json.loads(done.stdout.splitlines()[-1]).items():
-        told = f"{name}: {before} -> {after}"
-        assert after["mib"] - before["mib"] < 4, told
-        assert after["threads"] - before["threads"] <= 2, told
-        assert after["python_threads"] == 1, told
+def resources() -> dict[str, float]:
+    eventually(lambda: threading.active_count() == 1)  # threads that end an iterator take a moment
+    gc.collect()
+    process = psutil.Process()
+    return {
+        "mib": process.memory_info().rss / 2**20,
+        "threads": process.num_threads(),
+        "python_threads": threading.active_count(),
+    }
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_calls_leave_neither_memory_nor_threads(name):
+    before, after = json.loads(processes.run(repeat_call, name).splitlines()[-1])
+    assert after["mib"] - before["mib"] < 4, (before, after)
+    assert after["threads"] - before["threads"] <= 2, (before, after)
+    assert after["python_threads"] == 1, (before, after)

@@ -1,16 +1,13 @@
 """The progress bar: what it prints where, and how seldom it asks for values."""
 
-import os
-import pty
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.terminals import written_to_terminal
 from trainer import CustomTrainer
 from trainer.callbacks import ProgressBar, progress_bar
 
@@ -138,26 +135,14 @@ def test_an_error_leaves_no_open_bar(trainer, capfd):
 
 
 def test_auto_draws_a_bar_on_a_terminal():
-    script = (
-        "import numpy as np, keras; from trainer import CustomTrainer\n"
-        "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])\n"
-        "model.compile('sgd', 'mse')\n"
-        "CustomTrainer(model).fit(np.ones((8, 4)), np.ones(8), batch_size=4)\n"
-    )
-    terminal, end = pty.openpty()
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=end, stderr=subprocess.DEVNULL, env=environment
-    )
-    os.close(end)
-    shown = b""
-    try:
-        while part := os.read(terminal, 4096):
-            shown += part
-    except OSError:  # the other end is closed
-        pass
-    assert process.wait() == 0
-    *_, last = shown.decode().rstrip().split("\r")
+    written = written_to_terminal(fit_with_defaults).rstrip()
+    *_, last = written.split("\r")
     assert last.startswith("Epoch 1: 100%|")
     assert "| 2/2 [" in last
-    assert "\n" not in shown.decode().rstrip()  # so it was one bar, drawn over
+    assert "\n" not in written  # so it was one bar, drawn over
+
+
+def fit_with_defaults():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    CustomTrainer(model).fit(np.ones((8, 4)), np.ones(8), batch_size=4)

@@ -1,4 +1,4 @@
-"""Training goes on where nothing can be written; where nothing ever could, it does not begin."""
+"""Training continues where nothing can be written; where nothing ever could, it does not begin."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from typing import Any
 import pytest
 
 from tests.helpers.comparisons import assert_same
+from tests.helpers.processes import ROOT, run
+from tests.helpers.snapshot_processes import (
+    FIRST,
+    Fills,
+    limit_files,
+    read_outcome,
+    train_while_disk_fills,
+)
 from tests.helpers.tables import each
 from tests.helpers.trainings import (
     EPOCHS,
@@ -25,21 +34,20 @@ from tests.helpers.trainings import (
     undisturbed,
     wide_network,
 )
-from tests.snapshots.processes import FIRST, PROCESS, ROOT, Fills, read_outcome
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 
 
-def check_it_went_on(directory: Path, reason: str) -> tuple[float, float]:
-    """Checks what is left of such a training; returns the megabytes needed and free, as told."""
+def check_training_continued(directory: Path, reason: str) -> tuple[float, float]:
+    """Checks the outcome of such a training; returns the megabytes needed and free it printed."""
     ended, facts = read_outcome(directory)
     assert_same(ended, fit_wide())
     assert facts["whole"] == [FIRST]
     assert [name for name in facts["there"] if name != "filling"] == [FIRST]
-    (told,) = facts["told"]  # once, not for each snapshot
-    assert reason in told
-    assert f"the latest snapshot is {FIRST}" in told
-    needed, free = re.search(r"needs ([\d.]+) MB, and ([\d.]+) MB are free", told).groups()
+    (message,) = facts["messages"]  # once, not for each snapshot
+    assert reason in message
+    assert f"the latest snapshot is {FIRST}" in message
+    needed, free = re.search(r"needs ([\d.]+) MB, and ([\d.]+) MB are free", message).groups()
     held = sum(array.nbytes for array in ended["variables"].values()) / 1e6
     assert round(held, 1) <= float(needed) < 1.5 * held
     return float(needed), float(free)
@@ -50,7 +58,8 @@ def fit_wide() -> dict[str, Any]:
     return fit(trainer(wide_network))
 
 
-def test_training_goes_on_where_the_disk_is_full(tmp_path):
+@pytest.mark.processes
+def test_training_continues_where_the_disk_is_full(tmp_path):
     (tmp_path / "snapshots").mkdir()
     mounting = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=500k t "$0" && exec "$@"']
     mounting += [tmp_path / "snapshots"]
@@ -60,14 +69,15 @@ def test_training_goes_on_where_the_disk_is_full(tmp_path):
         pytest.skip(f"a small disk cannot be mounted: {error}")
     if tried.returncode:
         pytest.skip(f"a small disk cannot be mounted: {tried.stderr}")
-    subprocess.run([*mounting, *PROCESS, "on a full disk", tmp_path], cwd=ROOT, check=True)
-    needed, free = check_it_went_on(tmp_path, "No space left on device")
+    command = [sys.executable, "-m", "tests.helpers.snapshot_processes", tmp_path]
+    subprocess.run([*mounting, *command], cwd=ROOT, check=True)
+    needed, free = check_training_continued(tmp_path, "No space left on device")
     assert free < needed
 
 
-def test_training_goes_on_where_files_may_not_be_so_large(tmp_path):
-    subprocess.run([*PROCESS, "with small files", tmp_path], cwd=ROOT, check=True)
-    check_it_went_on(tmp_path, "File too large")
+def test_training_continues_where_files_may_not_be_so_large(tmp_path):
+    run(train_while_disk_fills, tmp_path, limit_files)
+    check_training_continued(tmp_path, "File too large")
 
 
 def test_a_directory_that_went_away_is_told_of(tmp_path):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.helpers.comparisons import assert_same
+from tests.helpers.processes import Process
+from tests.helpers.snapshot_processes import (
+    CODE,
+    LONG,
+    ReportsTraining,
+    ReportsValidation,
+    train_until_ended,
+)
 from tests.helpers.trainings import (
     EPOCHS,
     HELD_OUT,
@@ -35,7 +41,6 @@ from tests.helpers.trainings import (
     undisturbed,
 )
 from tests.snapshots import test_state
-from tests.snapshots.processes import CODE, LONG, PROCESS, ROOT
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 
@@ -49,26 +54,20 @@ class Ended(NamedTuple):
     printed: str
 
 
-def terminated(training: str, directory: Path, sign: str) -> Ended:
-    """Lets a process train, and sends SIGTERM once it says `sign`."""
-    process = subprocess.Popen(
-        [*PROCESS, training, directory], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        for line in process.stdout:
-            if line.strip() == sign:
-                break
-        sent = time.time()
-        process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    told = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
-    return Ended(process.returncode, told["at"] - sent, told["preempted"], printed)
+def terminated(*arguments: Any) -> Ended:
+    """Sends SIGTERM to a process that trains with these arguments, once it is ready."""
+    process = Process(train_until_ended, *arguments)
+    process.wait_for("ready")
+    sent = time.time()
+    process.send_signal(signal.SIGTERM)
+    code, _, printed = process.wait()
+    report = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    return Ended(code, report["at"] - sent, report["preempted"], printed)
 
 
+@pytest.mark.processes
 def test_sigterm_in_an_epoch_ends_the_process_with_a_snapshot(tmp_path):
-    ended = terminated("ended in an epoch", tmp_path, "training")
+    ended = terminated(tmp_path, ReportsTraining, CODE, LONG)
     assert ended.code == CODE, ended.printed
     assert ended.preempted
     assert ended.seconds < 2
@@ -87,8 +86,8 @@ def test_sigterm_in_an_epoch_ends_the_process_with_a_snapshot(tmp_path):
 
 
 def test_sigterm_in_a_validation_ends_it_with_a_snapshot(tmp_path):
-    ended = terminated("ended in validation", tmp_path, "validating")
-    assert ended.code == 0, ended.printed  # the process went on
+    ended = terminated(tmp_path, ReportsValidation, None, HELD_OUT)
+    assert ended.code == 0, ended.printed  # the process continued
     assert ended.preempted
     assert ended.seconds < 2
     contents = files.read(latest_in(tmp_path / "snapshots"))

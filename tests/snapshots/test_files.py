@@ -10,18 +10,20 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from tests.helpers.processes import Process
+from tests.helpers.tables import each
+from tests.helpers.trainings import wait_until
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents, DamagedSnapshotError
 
@@ -208,42 +210,55 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, snapshot):
     assert sorted(path.name for path in tmp_path.iterdir()) == [snapshot.name]
 
 
-WRITER = """
-import sys
-from pathlib import Path
-import numpy as np
-from trainer.snapshots import files
-directory = Path(sys.argv[1])
-files.check_writable(directory)
-print("writes", flush=True)
-for step in range(1_000_000):
-    array = np.full(100_000, step)
-    latest = directory / files.name_of(step, 0)
-    files.write(latest, files.Contents({"step": step}, {"a": array}))
-    files.prune(directory, latest, keep=2)
-"""
+def write_snapshots(directory: Path) -> None:
+    files.check_writable(directory)
+    for step in range(1_000_000):
+        array = np.full(100_000, step)
+        latest = directory / files.name_of(step, 0)
+        files.write(latest, files.Contents({"step": step}, {"a": array}))
+        files.prune(directory, latest, keep=2)
 
 
-def test_a_process_killed_while_writing_leaves_whole_snapshots(tmp_path):
-    draws = random.Random(1)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout.readline() == "writes\n"
-        while len(files.found_in(tmp_path)) < 2:
-            time.sleep(0.01)
-        time.sleep(draws.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
+def unfinished_files(directory: Path) -> list[str] | None:
+    """Returns the files of the snapshot that is being written, if one is."""
+    folders = list(directory.glob(".unfinished-*"))
+    return sorted(path.name for path in folders[0].iterdir()) if folders else None
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "before the arrays": lambda directory: unfinished_files(directory) == [],
+    "in the arrays": lambda directory: unfinished_files(directory) == ["arrays.npz"],
+    "in the manifest": lambda directory: unfinished_files(directory) == ["arrays.npz", "manifest"],
+    "before pruning": lambda directory: len(files.found_in(directory)) > 2,
+}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("is_moment", **each(MOMENTS))
+def test_a_process_killed_while_writing_leaves_whole_snapshots(tmp_path, is_moment):
+    process = Process(write_snapshots, tmp_path)
+    try:
+        wait_until(lambda: len(files.found_in(tmp_path)) >= 2)
+        wait_until(lambda: is_stopped_when(process, lambda: is_moment(tmp_path)))
+    finally:
+        process.kill()
         process.wait()
-        process.stdout.close()
-        latest = files.found_in(tmp_path)[0]
-        facts, arrays = files.read(latest)
-        assert latest.name == files.name_of(facts["step"], 0)
-        assert (arrays["a"] == facts["step"]).all()
-        files.check_writable(tmp_path)
-        assert {path.name[:9] for path in tmp_path.iterdir()} == {"snapshot-"}
-        shutil.rmtree(tmp_path)
+    latest = files.found_in(tmp_path)[0]
+    facts, arrays = files.read(latest)
+    assert latest.name == files.name_of(facts["step"], 0)
+    assert (arrays["a"] == facts["step"]).all()
+    files.check_writable(tmp_path)
+    assert {path.name[:9] for path in tmp_path.iterdir()} == {"snapshot-"}
+
+
+def is_stopped_when(process: Process, holds: Callable[[], bool]) -> bool:
+    """Stops a process, and lets it continue if the condition does not hold then."""
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    if holds():
+        return True
+    process.send_signal(signal.SIGCONT)
+    return False
 
 
 def test_a_directory_is_made_or_refused(tmp_path):

@@ -1,13 +1,14 @@
-"""Trainings in a process of their own.
+"""Trainings with snapshots that end in a process forked from the server.
 
-`python -m tests.snapshots.processes TRAINING DIRECTORY`, with one of `TRAININGS`.
+`python -m tests.helpers.snapshot_processes DIRECTORY` trains in a new interpreter, while the disk
+that `DIRECTORY/snapshots` is on becomes full.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
+import os
 import resource
 import signal
 import sys
@@ -21,10 +22,8 @@ import numpy as np
 
 from tests.helpers.data import labels, numbers
 from tests.helpers.trainings import (
-    HELD_OUT,
     STEPS,
     Callback,
-    Slow,
     Watches,
     fit,
     names_in,
@@ -36,17 +35,11 @@ from tests.helpers.trainings import (
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files, writer
 
-PROCESS = [sys.executable, "-m", "tests.snapshots.processes"]
-
-
-ROOT = Path(__file__).parents[2]
-
-
 FIRST = files.name_of(STEPS, epoch=1)
 
 
 class Fills(Watches):
-    """Sees to it that nothing can be written once there is a snapshot."""
+    """Makes the directory one that cannot be written to once there is a snapshot."""
 
     def __init__(self, directory: Path, fill: Callable[[Path], None]):
         super().__init__()
@@ -70,7 +63,8 @@ def limit_files(directory: Path, size: int | None = 10_000) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most if size is None else size, most))
 
 
-def train_while_it_fills(directory: Path, fill: Callable[[Path], None]) -> None:
+def train_while_disk_fills(directory: Path, fill: Callable[[Path], None]) -> None:
+    writer._SHARE = 0
     saved = directory / "snapshots"
     made = trainer(wide_network)
     with warnings.catch_warnings(record=True) as caught:
@@ -78,8 +72,8 @@ def train_while_it_fills(directory: Path, fill: Callable[[Path], None]) -> None:
         fit(made, Fills(saved, fill), Snapshots(saved, every_steps=2, keep=1))
     limit_files(directory, None)
     whole = [path.name for path in files.found_in(saved) if files.read(path)]
-    told = [str(one.message) for one in caught if "could not be written" in str(one.message)]
-    write_outcome(directory, outcome(made), told=told, whole=whole, there=names_in(saved))
+    messages = [str(one.message) for one in caught if "could not be written" in str(one.message)]
+    write_outcome(directory, outcome(made), messages=messages, whole=whole, there=names_in(saved))
 
 
 def write_outcome(directory: Path, ended: dict[str, Any], **facts: Any) -> None:
@@ -99,54 +93,53 @@ LONG = {"x": numbers(16_000, 4), "y": labels(16_000), "batch_size": 2, "epochs":
 CODE = 7
 
 
-class Says(Watches):
-    """Says that training, and that the second validation, are under way; holds no group."""
+class ReportsTraining(Watches):
+    """Prints "ready" in an epoch of long groups."""
 
     batch_hooks = "show"
 
     def __init__(self):
         super().__init__()
-        self.validations = 0
-        self.said: set[str] = set()
+        self.is_ready = False
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch > 500:
-            self.say("training")
+        if batch > 500 and not self.is_ready:
+            self.is_ready = True
+            print("ready", flush=True)
+
+
+class ReportsValidation(Watches):
+    """Prints "ready" in the second validation, and waits there for a signal."""
+
+    def __init__(self):
+        super().__init__()
+        self.validations = 0
+        self.signals, writer = os.pipe2(os.O_NONBLOCK)
+        os.set_blocking(self.signals, True)
+        signal.set_wakeup_fd(writer)
 
     def on_test_begin(self, logs=None):
         self.validations += 1
 
     def on_test_batch_end(self, batch, logs=None):
-        if self.validations == 2:
-            self.say("validating")
-
-    def say(self, what: str) -> None:
-        if what not in self.said:
-            self.said.add(what)
-            print(what, flush=True)
+        if (self.validations, batch) == (2, 3):
+            print("ready", flush=True)
+            os.read(self.signals, 1)
 
 
-def train_until_ended(directory: Path, exit_code: int | None, *slow: Callback, **how: Any) -> None:
+def train_until_ended(
+    directory: Path, reports: Callable[[], Callback], exit_code: int | None, how: dict[str, Any]
+) -> None:
+    writer._SHARE = 0
     saving = Snapshots(directory / "snapshots", exit_code=exit_code)
     try:
-        fit(trainer(), Says(), *slow, saving, **how)
+        fit(trainer(), reports(), saving, **how)
     finally:
         # `fit` is left: whether by its return or by the end of the process.
         print(json.dumps({"at": time.time(), "preempted": saving.preempted}), flush=True)
 
 
-TRAININGS: dict[str, Callable[[Path], None]] = {
-    "on a full disk": functools.partial(train_while_it_fills, fill=fill_disk),
-    "with small files": functools.partial(train_while_it_fills, fill=limit_files),
-    "ended in an epoch": lambda directory: train_until_ended(directory, CODE, **LONG),
-    "ended in validation": lambda directory: train_until_ended(
-        directory, None, Slow(0.02), **HELD_OUT
-    ),
-}
-
-
 if __name__ == "__main__":
-    writer._SHARE = 0
     from tests import conftest  # noqa: F401  # threads as under test, and so the same bits
 
-    TRAININGS[sys.argv[1]](Path(sys.argv[2]))
+    train_while_disk_fills(Path(sys.argv[1]), fill_disk)
