@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cluster import free_addresses
+from tests.helpers.cluster import free_addresses
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
