@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import socket
 import time
 import traceback
@@ -40,6 +41,17 @@ def environments(count: int, has_chief: bool = False) -> list[dict[str, str]]:
     return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
 
 
+def number_and_count() -> tuple[int, int]:
+    """Returns the number of this process in its cluster, and how many processes that has."""
+    if "TF_CONFIG" not in os.environ:
+        return 0, 1
+    config = json.loads(os.environ["TF_CONFIG"])
+    tasks = [
+        (job, n) for job, all_of_it in config["cluster"].items() for n in range(len(all_of_it))
+    ]
+    return tasks.index((config["task"]["type"], config["task"]["index"])), len(tasks)
+
+
 def run(
     function: Callable,
     *arguments: Any,
@@ -51,16 +63,16 @@ def run(
     """Calls a function in the processes of a new cluster and returns how they ended.
 
     Args:
-        function: a function of a module; it takes the number of the process and `arguments`.
-        arguments: more arguments of `function`.
+        function: a function of a module.
+        arguments: its arguments.
         count: how many processes.
         has_chief: whether the first process has the job `chief`.
         suspended: numbers of processes that may not end; they are killed when the others have.
         limit: seconds until all are killed.
     """
     processes = [
-        Process(function, number, *arguments, environment=environment)
-        for number, environment in enumerate(environments(count, has_chief))
+        Process(function, *arguments, environment=environment)
+        for environment in environments(count, has_chief)
     ]
     with concurrent.futures.ThreadPoolExecutor(count) as threads:
         ended = [threads.submit(process.wait, limit) for process in processes]

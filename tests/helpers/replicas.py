@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.helpers.cluster import number_and_count
 from tests.helpers.data import Slices, numbers
+from tests.helpers.devices import strategy_for
 from tests.helpers.gans import LATENT, linear_discriminator, linear_generator
 from tests.helpers.models import mlp
 from trainer import CustomTrainer, GANTrainer
@@ -462,14 +462,6 @@ def fit_logging_each_step(strategy: tf.distribute.Strategy) -> Outcome:
     return {**ended, "logs": [[logs[key] for key in sorted(logs)] for logs in keeps.logs]}
 
 
-def number_and_count() -> tuple[int, int]:
-    """Returns which of how many processes this is."""
-    if "TF_CONFIG" not in os.environ:
-        return 0, 1
-    told = json.loads(os.environ["TF_CONFIG"])
-    return told["task"]["index"], len(told["cluster"]["worker"])
-
-
 def fit_and_stop(strategy: tf.distribute.Strategy, **how: Any) -> Outcome:
     number, count = number_and_count()
     return fit_alone(trainer(strategy), callbacks=[StopsTheLast(number == count - 1, **how)])
@@ -574,25 +566,6 @@ TRAININGS_ON_FILES: dict[str, Callable[[tf.distribute.Strategy, Path], Outcome]]
     "tf.data, files of all workers": evaluate_whole_files,
 }
 NAMES = [*TRAININGS, *TRAININGS_ON_FILES]
-
-
-class MirroredStrategy(tf.distribute.MirroredStrategy):
-    """A strategy of some logical devices, that a process may have besides one of others."""
-
-    def __init__(self, devices: int):
-        # TensorFlow's way for tests: by the same key it takes groups of a single size.
-        self._collective_key_base = 1000 * devices
-        super().__init__([f"CPU:{number}" for number in range(devices)])
-
-
-@functools.cache
-def strategy_for(devices: int) -> tf.distribute.Strategy:
-    """Returns a strategy of all workers of a cluster, or of so many devices of this process."""
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if devices == 1:
-        return tf.distribute.get_strategy()
-    return MirroredStrategy(devices)
 
 
 def train(name: str, devices: int = 1) -> dict[str, np.ndarray]:
