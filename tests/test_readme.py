@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cluster import free_addresses
+from tests.helpers.cluster import free_addresses
 from tests.helpers.examples import output_of
 from tests.helpers.processes import ROOT
 

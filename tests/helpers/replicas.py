@@ -1,38 +1,28 @@
-"""Trainings on replicas, to be run in processes of their own.
-
-    python -m tests.replicated DIRECTORY
-
-trains on one device, and on each of `SETUPS`, those of `TRAININGS` that it has; writes what each of
-them ends with.
-"""
+"""Trainings of one device, several devices and several processes, and what they end with."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
-import os
-import sys
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tests import cluster, conftest  # noqa: F401  # threads as under test
+from tests.helpers.cluster import number_and_count
 from tests.helpers.data import Slices, numbers
+from tests.helpers.devices import strategy_for
 from tests.helpers.gans import LATENT, linear_discriminator, linear_generator
 from tests.helpers.models import mlp
 from trainer import CustomTrainer, GANTrainer
 
 BATCH, EPOCHS = 16, 3
-ROWS, STEPS = (
-    99,
-    7,
-)  # the last batch has three: replicas have unlike shares, and one of four has none
+# The last batch has three rows: not the same number for each replica, and none for one of four.
+ROWS, STEPS = 99, 7
 Outcome = dict[str, Any]
 
 X = numbers(ROWS, 4)
@@ -221,19 +211,22 @@ def batches_of_worker(strategy: tf.distribute.Strategy) -> Any:
 
 
 def on_disk(array: np.ndarray) -> np.memmap:
-    name = Path(sys.argv[1]) / f"{os.getpid()}-{time.monotonic_ns()}"
-    written = np.memmap(name, array.dtype, "w+", shape=array.shape)
+    """Returns a memmap of a file that has no name, and so is gone with the memmap."""
+    with tempfile.TemporaryFile() as file:
+        written = np.memmap(file, array.dtype, "w+", shape=array.shape)
     written[:] = array
     return written
 
 
-def lines_of_files(part: int = 0, parts: int = 1) -> tf.data.Dataset:
-    """Returns rows of text files: of all of them, or of those that one of several workers reads."""
-    folder = Path(sys.argv[1]) / f"files of {os.getpid()}"
-    folder.mkdir(exist_ok=True)
+def write_files(folder: Path) -> None:
+    """Writes text files of 10, 9, ..., 3 rows."""
     for number in range(8):
         lines = (",".join(map(str, row)) for row in X[number * 10 : number * 10 + 10 - number])
         (folder / str(number)).write_text("\n".join(lines))
+
+
+def lines_of_files(folder: Path, part: int = 0, parts: int = 1) -> tf.data.Dataset:
+    """Returns rows of text files: of all of them, or of those that one of several workers reads."""
 
     def parsed(line: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x = tf.ensure_shape(tf.strings.to_number(tf.strings.split(line, ",")), [4])
@@ -243,11 +236,11 @@ def lines_of_files(part: int = 0, parts: int = 1) -> tf.data.Dataset:
     return tf.data.TextLineDataset(names[part::parts]).map(parsed).batch(BATCH // parts)
 
 
-def lines_of_two_workers() -> tf.data.Dataset:
+def lines_of_two_workers(folder: Path) -> tf.data.Dataset:
     """Returns rows of files for two workers to split, or in one process the batches they make."""
     if number_and_count()[1] == 2:
-        return lines_of_files()
-    of_each = (lines_of_files(part, parts=2) for part in range(2))
+        return lines_of_files(folder)
+    of_each = (lines_of_files(folder, part, parts=2) for part in range(2))
     batches = [
         [np.concatenate(parts) for parts in zip(*filter(None, pair), strict=True)]
         for pair in itertools.zip_longest(*of_each)
@@ -256,12 +249,17 @@ def lines_of_two_workers() -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(lambda: map(tuple, batches), output_signature=signature)
 
 
-def evaluate_whole_files(strategy: tf.distribute.Strategy) -> Outcome:
-    """Returns what an evaluation says of files that each worker is told to read as a whole."""
+def fit_on_files(strategy: tf.distribute.Strategy, folder: Path) -> Outcome:
+    """Returns the outcome of a training on files that workers split."""
+    return fit_on(trainer(strategy), lines_of_two_workers(folder))
+
+
+def evaluate_whole_files(strategy: tf.distribute.Strategy, folder: Path) -> Outcome:
+    """Returns the logs of an evaluation of files that each worker reads as a whole."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     made = trainer(strategy, metrics=("accuracy", keras.metrics.AUC))
-    lines = lines_of_files().with_options(options)
+    lines = lines_of_files(folder).with_options(options)
     return made.evaluate(lines, verbose=0, return_dict=True)
 
 
@@ -464,14 +462,6 @@ def fit_logging_each_step(strategy: tf.distribute.Strategy) -> Outcome:
     return {**ended, "logs": [[logs[key] for key in sorted(logs)] for logs in keeps.logs]}
 
 
-def number_and_count() -> tuple[int, int]:
-    """Returns which of how many processes this is."""
-    if "TF_CONFIG" not in os.environ:
-        return 0, 1
-    told = json.loads(os.environ["TF_CONFIG"])
-    return told["task"]["index"], len(told["cluster"]["worker"])
-
-
 def fit_and_stop(strategy: tf.distribute.Strategy, **how: Any) -> Outcome:
     number, count = number_and_count()
     return fit_alone(trainer(strategy), callbacks=[StopsTheLast(number == count - 1, **how)])
@@ -566,72 +556,32 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "tf.data, made by each worker": lambda strategy: fit_on(
         trainer(strategy), batches_of_worker(strategy)
     ),
-    "tf.data, files of each worker": lambda strategy: fit_on(
-        trainer(strategy), lines_of_two_workers()
-    ),
-    "tf.data, files of all workers": evaluate_whole_files,
     "PyDataset": lambda strategy: fit_on(trainer(strategy), Slices(X, Y, batch_size=BATCH)),
     "a generator": lambda strategy: fit_on(trainer(strategy), generated(), steps_per_epoch=STEPS),
     "a GAN": fit_gan,
 }
+# These read text files from a folder.
+TRAININGS_ON_FILES: dict[str, Callable[[tf.distribute.Strategy, Path], Outcome]] = {
+    "tf.data, files of each worker": fit_on_files,
+    "tf.data, files of all workers": evaluate_whole_files,
+}
+NAMES = [*TRAININGS, *TRAININGS_ON_FILES]
+
+
+def train(name: str, devices: int = 1) -> dict[str, np.ndarray]:
+    """Returns what the training `name` ends with on all workers, or on devices of this process."""
+    keras.utils.clear_session(free_memory=False)  # names, which are log keys, count from the start
+    strategy = strategy_for(devices)
+    if name in TRAININGS:
+        ended = TRAININGS[name](strategy)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder))
+            ended = TRAININGS_ON_FILES[name](strategy, Path(folder))
+    return {key: np.asarray(value) for key, value in ended.items()}
 
 
 @functools.cache
-def strategy_for(devices: int) -> tf.distribute.Strategy:
-    """Returns a strategy of all workers, or of so many devices of this process."""
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if devices == 1:
-        return tf.distribute.get_strategy()
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    several = [tf.config.LogicalDeviceConfiguration()] * devices
-    tf.config.set_logical_device_configuration(cpu, several)
-    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(devices)])
-
-
-def train(strategy: tf.distribute.Strategy, directory: Path, names: list[str]) -> None:
-    """Trains, and writes what each training ends with."""
-    directory.mkdir()
-    for name in names:
-        np.savez(directory / f"{name}.npz", **TRAININGS[name](strategy))
-
-
-class Setup(NamedTuple):
-    """Devices of a process, and processes, and what they train."""
-
-    devices: int
-    workers: int
-    names: list[str]
-
-
-SOME = ["a plain model", "add_loss, sample_weight, AUC", "a GAN"]  # for there are two cores
-# What is the same for a device of this process and of another, and what one process decides alone.
-ON_DEVICES = {
-    *("eagerly", "class_weight, with XLA", "numbers of gradients clipped", "clipped and scaled"),
-    *("a step alone", "a loss of a layer alone", "logs computed from results"),
-    *("a class ignored", "a sum", "two outputs, masks", "batch normalization of all rows"),
-}
-IN_PROCESSES = {"one stops in an epoch", "one stops after an epoch"}
-SETUPS = {
-    "1 device": Setup(1, 1, list(TRAININGS)),
-    "2 devices": Setup(2, 1, [name for name in TRAININGS if name not in IN_PROCESSES]),
-    "4 devices": Setup(4, 1, SOME),
-    "2 processes": Setup(1, 2, [name for name in TRAININGS if name not in ON_DEVICES]),
-    "4 processes": Setup(1, 4, SOME),
-}
-
-
-def train_on(directory: Path, setup: Setup) -> None:
-    """Trains in processes forked from this one."""
-
-    def worker(number: int) -> None:
-        train(strategy_for(setup.devices), directory / str(number), setup.names)
-
-    for ended in cluster.run(worker, directory, setup.workers, limit=300):
-        if ended.code:
-            sys.exit(ended.printed[-5000:])
-
-
-if __name__ == "__main__":
-    for name, setup in SETUPS.items():
-        train_on(Path(sys.argv[1], name), setup)
+def train_on_one_device(name: str) -> dict[str, np.ndarray]:
+    """Returns what the training `name` ends with on one device."""
+    return train(name)
