@@ -18,36 +18,15 @@ from tests.helpers.processes import Process
 from trainer import CustomTrainer
 
 
-def interrupt_and_compare(group: int) -> None:
-    """Trains until Ctrl-C, then for as many steps without; prints how the two compare."""
+def reporting_loss(optimizer: keras.Optimizer, at: Any) -> Callable:
+    """Returns the mean squared error, which prints "ready" in the graph, at step `at`."""
 
-    def trainer() -> CustomTrainer:
-        network = seeded(lambda: mlp(keras.layers.BatchNormalization()))
-        return CustomTrainer(compiled(network, "adam", steps_per_execution=group), seed=1)
+    def loss(y, y_pred):
+        is_due = tf.equal(optimizer.iterations.value, tf.cast(at, optimizer.iterations.dtype))
+        tf.cond(is_due, lambda: tf.print("ready"), tf.no_op)
+        return keras.losses.mean_squared_error(y, y_pred)
 
-    class Reports(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 3:
-                print("training", flush=True)
-
-    class Stops(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.model.stop_training = int(self.model.optimizer.iterations) >= steps
-
-    data = {"x": numbers(3200, 4), "y": numbers(3200, 1, seed=1), "verbose": 0}
-    interrupted = trainer()
-    fit_until_interrupted(interrupted, **data, epochs=100_000, callbacks=[Reports()])
-    steps = int(interrupted.optimizer.iterations)
-    epochs, rest = divmod(steps, 100)
-    whole = trainer()
-    whole.fit(**data, epochs=epochs)
-    if rest:
-        whole.fit(**data, epochs=1, callbacks=[Stops()])
-    weights = interrupted.model.get_weights()
-    is_same = all(map(np.array_equal, weights, whole.model.get_weights()))
-    counted = interrupted.step
-    history = interrupted.fit(**data, epochs=1).history
-    print(steps, steps - counted, is_same, np.isfinite(history["loss"][0]))
+    return loss
 
 
 def fit_until_interrupted(trainer: CustomTrainer, **arguments: Any) -> None:
@@ -57,23 +36,60 @@ def fit_until_interrupted(trainer: CustomTrainer, **arguments: Any) -> None:
         trainer.fit(**arguments)
 
 
+ROWS, STEPS = 3200, 800  # of an epoch
+READY = 6 * STEPS + 300  # groups are long by then
+
+
+def interrupt_and_compare(group: int) -> None:
+    """Trains until Ctrl-C, then for as many steps without; prints how the two compare."""
+
+    def trainer() -> CustomTrainer:
+        optimizer = keras.optimizers.Adam()
+        network = seeded(lambda: mlp(keras.layers.BatchNormalization()))
+        loss = reporting_loss(optimizer, READY)
+        return CustomTrainer(compiled(network, optimizer, loss, steps_per_execution=group), seed=1)
+
+    data = {"x": numbers(ROWS, 4), "y": numbers(ROWS, 1, seed=1)}
+    data |= {"batch_size": ROWS // STEPS, "verbose": 0}
+    interrupted = trainer()
+    fit_until_interrupted(interrupted, **data, epochs=100_000)
+    steps, counted = int(interrupted.optimizer.iterations), interrupted.step
+    epochs, rest = divmod(steps, STEPS)
+    whole = trainer()
+    whole.fit(**data, epochs=epochs)
+    if rest:
+        whole.fit(**data, epochs=1, steps_per_epoch=rest)
+    weights = interrupted.model.get_weights()
+    is_same = all(map(np.array_equal, weights, whole.model.get_weights()))
+    history = interrupted.fit(**data, epochs=1).history
+    print(steps, steps - counted, is_same, np.isfinite(history["loss"][0]))
+
+
 @pytest.mark.parametrize("group", [1, pytest.param(5, marks=pytest.mark.processes)])
 def test_ctrl_c_keeps_whole_steps(group):
     process = Process(interrupt_and_compare, group)
-    process.wait_for("training")
+    process.wait_for("ready")
     process.send_signal(signal.SIGINT)
     ended = process.wait()
     assert ended.code == 0, ended.printed
-    steps, uncounted, is_same, can_resume = ended.printed.split()
-    assert int(steps) > 100
+    steps, uncounted, is_same, can_resume = ended.printed.splitlines()[-1].split()
+    assert int(steps) >= READY
     assert int(uncounted) in (0, group)
     assert is_same == can_resume == "True"
 
 
 class ReportsLongGroups(keras.callbacks.Callback):
-    """Prints the length of the longest group once there were twenty that are long."""
+    """Prints the length of the longest group once there were twenty that are long.
+
+    Attributes:
+        ready_at: the step that is then to print "ready", in the next group.
+    """
 
     batch_hooks = "show"
+
+    def __init__(self):
+        super().__init__()
+        self.ready_at = tf.Variable(-1, dtype=tf.int64)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.last, self.lengths = 0, []
@@ -84,13 +100,12 @@ class ReportsLongGroups(keras.callbacks.Callback):
         long = sum(length > 100 for length in self.lengths)
         if long == 20 and self.lengths[-1] > 100:
             print(max(self.lengths), flush=True)
-
-
-ROWS = 6_000_000
+            self.ready_at.assign(int(self.model.optimizer.iterations) + 100)
 
 
 def arrays() -> dict[str, Any]:
-    return {"x": numbers(ROWS, 2), "y": numbers(ROWS, 1), "batch_size": 1, "shuffle": False}
+    rows = 6_000_000
+    return {"x": numbers(rows, 2), "y": numbers(rows, 1), "batch_size": 1, "shuffle": False}
 
 
 def dataset() -> dict[str, Any]:
@@ -101,10 +116,12 @@ def dataset() -> dict[str, Any]:
 def answer_interrupts(give: Callable[[], dict[str, Any]]) -> None:
     """Prints when an epoch of long groups was left by Ctrl-C, and its steps, three times."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    trainer = CustomTrainer(model, optimizer="sgd", loss="mse", jit_compile=False)
+    optimizer, reports = keras.optimizers.SGD(), ReportsLongGroups()
+    loss = reporting_loss(optimizer, reports.ready_at)
+    trainer = CustomTrainer(model, optimizer=optimizer, loss=loss, jit_compile=False)
     data = give()
     for _ in range(3):
-        fit_until_interrupted(trainer, **data, verbose=0, callbacks=[ReportsLongGroups()])
+        fit_until_interrupted(trainer, **data, verbose=0, callbacks=[reports])
         print(time.time(), trainer.step, int(trainer.optimizer.iterations), flush=True)
 
 
@@ -116,6 +133,7 @@ def test_ctrl_c_is_answered_soon(give):
 
     def seconds_to_answer() -> float:
         longest = int(process.read_line())
+        process.wait_for("ready")
         sent = time.time()
         process.send_signal(signal.SIGINT)
         answered, step, iterations = process.read_line().split()
