@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.data import numbers
-from tests.helpers.models import compiled, mlp, seeded
+from tests.helpers.models import compiled, dense, mlp, seeded
 from tests.helpers.processes import Process
 from trainer import CustomTrainer
+from trainer.program import Program
 
 
 def reporting_loss(optimizer: keras.Optimizer, at: Any) -> Callable:
@@ -148,3 +150,17 @@ def test_ctrl_c_is_answered_soon(give):
         process.kill()
         process.wait()
     assert seconds[-1] < 0.5, seconds
+
+
+def test_an_interrupt_before_a_group_begins_counts_no_step(monkeypatch):
+    trainer, run, calls = CustomTrainer(seeded(dense)), Program.run, itertools.count(1)
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(Program, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(numbers(64, 4), numbers(64, 1), batch_size=8, verbose=0)
+    assert trainer.step == int(trainer.optimizer.iterations) > 0

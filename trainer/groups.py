@@ -149,6 +149,7 @@ def _call(
     run: Run, first: int, k: int, place: str, count: Callable[[int], None], **how: Any
 ) -> Ran:
     program, started = run.program, time.perf_counter()
+    program.done = 0  # an interrupt may come before the program says so
     try:
         ran = program.run(run.feed, k, under_xla=run.under_xla, **how)
         program.pace.took(ran.steps, time.perf_counter() - started)
