@@ -10,6 +10,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.python.framework import ops  # noqa: E402
@@ -17,6 +18,10 @@ from tensorflow.python.framework import ops  # noqa: E402
 # A worker of pytest-xdist for each core; threads of their own would only get in each other's way.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(2)
+
+# A busy machine, or a first trace, may take any time for an example.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 TIERS = {"exhaustive", "processes", "examples", "conformance"}  # besides the default one
 OPTIONAL = ("torch", "grain", "jax")  # libraries of the extra `conformance`, in names of cases
@@ -60,8 +65,7 @@ def pytest_runtest_teardown():
 def forget_custom_gradients():
     """Lets graphs be collected that TensorFlow keeps for the functions with custom gradients.
 
-    It registers such a gradient for each trace, and with it the whole graph, for ever: 1 to 4 MB
-    for each model that is trained.
+    It registers such a gradient for each trace, and with it the whole graph, for ever.
     """
     registered = ops.gradient_registry._registry
     for name in [name for name in registered if name.startswith("CustomGradient-")]:

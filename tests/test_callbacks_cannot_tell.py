@@ -243,7 +243,7 @@ def test_arguments(way: str, arguments: dict[str, Any], recorder: type[Recorder]
 
 
 @ignore_short_epochs
-@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(
     build=st.sampled_from([dense, dense_by_two, dense_by_three]),
     recorder=st.sampled_from([AllHooks, EpochHooks]),

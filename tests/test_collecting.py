@@ -124,7 +124,7 @@ def test_the_outputs_of_each_step(steps, most, jit_compile):
     assert_same(in_numpy(ran.outputs), in_numpy(at(-1, by_hand(steps))))
 
 
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.lists(st.integers(0, 4), min_size=1, max_size=6))
 def test_rows_of_all_steps_come_behind_one_another(sizes):
     def outputs(step: tf.Tensor) -> dict[str, tf.Tensor]:

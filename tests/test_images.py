@@ -20,7 +20,7 @@ def pixel(value, low, high):
     return np.rint(255 * min(max(share, 0.0), 1.0))
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     n=st.integers(1, 7),
     columns=st.integers(1, 4),

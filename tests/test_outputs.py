@@ -27,7 +27,7 @@ def in_batches(array: Any) -> list[Any]:
     return [array[start : start + BATCH] for start in range(0, ROWS, BATCH)]
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
     rows=st.lists(st.integers(0, 4), min_size=1, max_size=5),
     inner=hnp.array_shapes(min_dims=0, max_dims=3, max_side=3),
@@ -84,7 +84,7 @@ def test_structures(structure):
 # Batches that differ in more than rows; `None` stands for a dimension in which they do
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(
     st.lists(hnp.array_shapes(min_dims=3, max_dims=3, max_side=3), min_size=2, max_size=4)
 )

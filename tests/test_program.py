@@ -170,7 +170,7 @@ def test_the_steps_are_taken_one_after_the_other(kind, way):
             assert int(step.steps) == feed.position == done
 
 
-@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(
     kind=st.sampled_from([*KINDS]),
     rows=st.integers(1, ROWS),

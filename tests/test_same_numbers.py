@@ -392,7 +392,7 @@ def test_no_epoch_is_empty_where_the_one_before_took_the_last_batch() -> None:
 
 
 @of_dense
-@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(
     build=st.sampled_from([dense, dense_by_two, dense_by_three]),
     rows=st.integers(1, 40),

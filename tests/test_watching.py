@@ -436,7 +436,7 @@ def wanting(wanted: Iterable[int], *hooks: str, kind: str | None = None) -> Call
 
 
 STEPS = st.integers(0, 30)
-ANY = hypothesis.settings(max_examples=100, deadline=None)
+ANY = hypothesis.settings(max_examples=100)
 
 
 @ANY

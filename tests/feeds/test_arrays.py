@@ -28,7 +28,7 @@ SPARSE = np.where(labels(MOST, 3) == 0, DENSE, 0).astype("float32")
 RAGGED = [list(range(int(length))) for length in labels(MOST, classes=5)]
 CUBES = [[[float(i), float(j)] for j in range(i % 3)] for i in range(MOST)]
 
-SOME = hypothesis.settings(max_examples=25, deadline=None)
+SOME = hypothesis.settings(max_examples=25)
 PASSES = {
     "rows": st.integers(1, MOST),
     "batch_size": st.integers(1, 15),
@@ -263,7 +263,7 @@ def sparse_tensors(draw):
     return dense, tf.SparseTensor(indices, dense[tuple(indices.T)], shape)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(sparse_tensors(), st.data())
 def test_gathering_sparse_rows(given, data):
     dense, sparse = given

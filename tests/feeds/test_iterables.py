@@ -631,7 +631,7 @@ def test_batches_are_made_after_their_epoch_has_begun(how, watching):
 # Class weights
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     st.lists(st.integers(0, 9), min_size=1, max_size=12),
     st.dictionaries(st.integers(0, 9), st.floats(0, 9, width=32)),

@@ -21,7 +21,7 @@ from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.rows import Part, row_order
 from trainer.feeds.streamed import StreamedFeed
 
-SOME = hypothesis.settings(max_examples=30, deadline=None)
+SOME = hypothesis.settings(max_examples=30)
 COUNTS = st.integers(1, 6)
 BATCHES = {
     "rows": st.integers(1, MOST),

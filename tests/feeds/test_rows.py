@@ -23,7 +23,7 @@ from trainer.feeds.rows import row_count, row_order, split_rows
 
 SEEDS = st.integers(0, 2**40)
 EPOCHS = st.integers(0, 1000)
-SOME = hypothesis.settings(max_examples=40, deadline=None)
+SOME = hypothesis.settings(max_examples=40)
 
 
 # row_order

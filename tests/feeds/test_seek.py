@@ -21,7 +21,7 @@ from trainer.feeds import open_feed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.streamed import StreamedFeed
 
-SOME = settings(max_examples=30, deadline=None)
+SOME = settings(max_examples=30)
 ARRAYS = {
     "rows": st.integers(1, 40),
     "batch_size": st.integers(1, 15),

@@ -86,7 +86,7 @@ CHUNKS = {
     "steps": st.none() | st.integers(1, 5),
     "n_bytes": st.none() | st.sampled_from([0, 1, 100, 1000]),
 }
-SOME = hypothesis.settings(max_examples=30, deadline=None)
+SOME = hypothesis.settings(max_examples=30)
 
 
 @SOME

@@ -232,7 +232,7 @@ def test_none_stays():
         assert convert(None) is None
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     hnp.arrays(
         st.sampled_from([*FLOATS, *INTS, "bool"]),

@@ -1,9 +1,9 @@
 """Processes forked from a server that has imported TensorFlow, Keras and the package.
 
 A new interpreter spends some seconds importing TensorFlow. The fork server does so once for each
-worker of pytest and never uses TensorFlow, so a process forked from it trains its first step after
-about a second. It is a process like any other: it has its own TensorFlow, it can be sent signals,
-and it can be killed.
+worker of pytest and never uses TensorFlow, so a process forked from it trains its first step within
+a second. It is a process like any other: it has its own TensorFlow, it can be sent signals, and it
+can be killed.
 """
 
 from __future__ import annotations
