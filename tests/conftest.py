@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -15,6 +14,8 @@ import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.python.framework import ops  # noqa: E402
 
+from tests.helpers import shared  # noqa: E402
+
 # A worker of pytest-xdist for each core; threads of their own would only get in each other's way.
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(2)
@@ -25,8 +26,6 @@ hypothesis.settings.load_profile("tests")
 
 TIERS = {"exhaustive", "processes", "examples", "conformance"}  # besides the default one
 OPTIONAL = ("torch", "grain", "jax")  # libraries of the extra `conformance`, in names of cases
-COLLECTED_AFTER = 20  # tests
-_ended = itertools.count(1)
 
 
 def pytest_configure():
@@ -44,7 +43,7 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "/conformance/" in item.nodeid or any(name in item.name for name in OPTIONAL):
+        if "/conformance/" in item.nodeid or any(name in item.name.lower() for name in OPTIONAL):
             item.add_marker("conformance")
         if TIERS & {mark.name for mark in item.iter_markers()}:
             item.add_marker("long")
@@ -54,12 +53,27 @@ def pytest_collection_finish():
     gc.freeze()  # what has been imported is looked at no more
 
 
-def pytest_runtest_teardown():
-    # An iterator of tf.data may hold up what drops it for as long as it lived, up to a minute.
-    if next(_ended) % COLLECTED_AFTER == 0:
-        forget_custom_gradients()
-        gc.collect()
-        gc.freeze()
+def pytest_runtest_logfinish():
+    """Frees what a test leaves, traced functions above all.
+
+    An iterator of tf.data may hold up what drops it for as long as it lived, up to a minute.
+    """
+    forget_custom_gradients()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is None or group_of(item) != group_of(nextitem):
+        shared.let_go()
+        gc.unfreeze()
+
+
+def group_of(item):
+    """Returns the group that runs in one worker, or the file of a test that may run in any."""
+    mark = item.get_closest_marker("xdist_group")
+    return mark.args[0] if mark else item.path
 
 
 def forget_custom_gradients():

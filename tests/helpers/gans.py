@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from tests.helpers.data import numbers
 from tests.helpers.models import seeded, variables_of
+from tests.helpers.shared import shared
 from trainer import GANTrainer
 
 LATENT = 8
@@ -135,7 +135,7 @@ def untrained(build: Callable[[], GANTrainer] = gan) -> GANTrainer:
     return made
 
 
-@functools.cache
+@shared
 def made_and_values(build: Callable[[], GANTrainer]) -> tuple[GANTrainer, list[tuple]]:
     made = build()
     return made, [(variable, variable.numpy()) for variable in variables_of(made.model)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from tests.helpers.shared import shared
 from trainer import CustomTrainer
 
 
@@ -86,7 +86,7 @@ def untrained(build: Callable[[], keras.Model]) -> Twins:
     return twins
 
 
-@functools.cache
+@shared
 def twins_and_values(build: Callable[[], keras.Model]) -> tuple[Twins, list[tuple]]:
     twins = Twins(build)
     for model in (twins.theirs, twins.ours):
