@@ -70,6 +70,7 @@ def in_numpy(outputs: Any) -> Any:
     return keras.tree.map_structure(np.asarray, outputs)
 
 
+@pytest.mark.xdist_group("xla")
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_the_outputs_of_the_last_step(steps, jit_compile):
@@ -111,6 +112,7 @@ def test_results_are_asked_for_once_after_the_last_step():
     assert len(asked) == 1
 
 
+@pytest.mark.xdist_group("xla")
 @pytest.mark.parametrize(
     ("most", "jit_compile"), [(None, False), (9, False), (9, True)], ids=["open", "bound", "XLA"]
 )

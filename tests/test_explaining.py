@@ -114,6 +114,7 @@ XLA = {
 }
 
 
+@pytest.mark.xdist_group("xla")
 @pytest.mark.parametrize(("settings", "arguments", "told"), **each(XLA))
 def test_whether_xla_compiles_and_why(settings, arguments, told):
     trainer = CustomTrainer(mlp(), optimizer="sgd", loss="mse", **settings)

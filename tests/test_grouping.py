@@ -307,6 +307,7 @@ def under_xla() -> keras.Model:
     return compiled(mlp(keras.layers.Dropout(0.3)), keras.optimizers.Adam(0.01), jit_compile=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["arrays", "tf.data of unknown length"])
 def test_numbers_under_xla_are_the_same_in_groups_of_any_length(case):
     trainer = untrained(under_xla).trainer

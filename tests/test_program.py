@@ -18,7 +18,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.models import compiled, mlp, seeded, variables_of
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer
 from trainer import program as programs
 from trainer.feeds import Feed, open_feed
@@ -155,7 +155,7 @@ def steps_taken(program: Program, feed: Feed, groups: Any) -> list[int]:
     return positions
 
 
-@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("way", **each(WAYS, default=["compiled", "eager"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_the_steps_are_taken_one_after_the_other(kind, way):
     step = Recurrence()
@@ -189,7 +189,7 @@ def test_groups_of_any_size_are_single_steps(kind, rows, sizes):
     assert_same(grouped.steps.numpy(), single.steps.numpy())
 
 
-@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("way", **each(WAYS, default=["compiled", "eager"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_a_group_ends_where_the_data_do(kind, way):
     step = Recurrence()
@@ -274,7 +274,8 @@ def test_groups_leave_the_bits_of_a_model(kind, way):
     assert_same(ours, trained_step_by_step(with_dropout, way))
 
 
-@pytest.mark.parametrize("kind", ["arrays", "tf.data of unknown length"])
+@pytest.mark.xdist_group("xla")
+@pytest.mark.parametrize("kind", names_of(["arrays", "tf.data of unknown length"], ["arrays"]))
 def test_groups_under_xla_are_close(kind):
     """Without dropout, for XLA has random numbers of its own."""
     values, logs = trained(without_dropout, KINDS[kind], 4, jit_compile=True)
@@ -288,7 +289,7 @@ def test_groups_under_xla_are_close(kind):
 # What a call gives of its steps
 
 
-@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("way", **each(WAYS, default=["compiled", "eager"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_the_outputs_of_each_step_are_kept_where_they_are_asked_for(kind, way):
     step, groups = Recurrence(), []
@@ -328,7 +329,7 @@ def is_past_three(outputs: dict) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("each_of_them", [False, True])
-@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("way", **each(WAYS, default=["compiled", "eager"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_a_call_ends_after_the_step_that_until_is_true_of(kind, way, each_of_them):
     step = Recurrence()
@@ -387,7 +388,7 @@ def test_a_batch_that_cannot_be_had_leaves_the_steps_before_it(name, way):
 # Traces
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("jit_compile", **each({"graph": False, "XLA": True}, ["graph"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_one_trace_serves_all_groups_and_the_odd_batch(kind, jit_compile):
     step = Recurrence()
@@ -542,7 +543,7 @@ def outputs_of(batch: tuple) -> dict[str, tf.Tensor]:
     return {"rows": 2 * batch[0], "sums": [tf.reduce_sum(batch[0], axis=1)]}
 
 
-@pytest.mark.parametrize("way", **each(WAYS))
+@pytest.mark.parametrize("way", **each(WAYS, default=["compiled", "eager"]))
 @pytest.mark.parametrize("kind", **each(KINDS))
 def test_predictions_of_a_group_are_those_of_its_steps(kind, way):
     program = program_of(outputs_of, PredictProgram, **way)

@@ -16,6 +16,7 @@ from tests.helpers import processes
 from tests.helpers.data import numbers, rows_of
 from tests.helpers.feeds import eventually
 from tests.helpers.models import compiled
+from tests.helpers.tables import each
 from tests.helpers.ways import as_arrays, as_dataset, as_dataset_of_unknown_length, as_py_dataset
 from trainer import CustomTrainer
 
@@ -70,7 +71,7 @@ def test_a_second_call_traces_nothing(give, budget):
     assert layer.calls == before
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("jit_compile", **each({"graph": False, "XLA": True}, ["graph"]))
 def test_other_numbers_of_rows_need_few_traces(jit_compile):
     trainer, layer = counted(jit_compile=jit_compile)
 

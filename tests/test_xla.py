@@ -22,6 +22,7 @@ from trainer.feeds import open_feed
 from trainer.programs import Programs
 from trainer.xla import Choice, choose
 
+pytestmark = pytest.mark.xdist_group("xla")  # it takes 100 MB of a process, once
 layers = keras.layers
 MANY = 10_000  # steps
 

@@ -475,6 +475,7 @@ def test_a_fit_on_streamed_ragged_tensors():
     assert_same_if_streamed(lambda: compiled(OfRagged()), x, Y)
 
 
+@pytest.mark.xdist_group("xla")
 def test_a_streamed_fit_under_xla_has_the_numbers_of_one_in_memory():
     histories = []
     for budget in (None, 0):

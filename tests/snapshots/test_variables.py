@@ -73,9 +73,9 @@ def test_values_put_back_are_the_same_bits(pair):
         assert value.tobytes() == known[name].tobytes(), name
 
 
-@pytest.mark.parametrize("settings", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
-def test_training_on_does_not_change_what_was_taken(settings):
-    trainer = CustomTrainer(mlp(), optimizer="adam", loss="mse", **settings)
+@pytest.mark.parametrize("jit_compile", **each({"graph": False, "XLA": True}, ["graph"]))
+def test_training_on_does_not_change_what_was_taken(jit_compile):
+    trainer = CustomTrainer(mlp(), optimizer="adam", loss="mse", jit_compile=jit_compile)
     trainer.fit(X, Y, batch_size=8, verbose=0)
     taken = values(training_variables(trainer))
     copies = {name: value.copy() for name, value in taken.items()}
