@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.comparisons import assert_same
+from tests.helpers.callbacks import InterruptionError, Stopper
+from tests.helpers.comparisons import arrays_in, assert_same
 from tests.helpers.data import BATCH, ROWS, batches_of, numbers, rows_of, two_like_batches
 from tests.helpers.models import (
     Twins,
@@ -443,20 +444,6 @@ def test_lambda_callback() -> None:
     assert_same(seen["ours"], seen["theirs"])
 
 
-class Stopper(Callback):
-    """Sets a flag of the model when `hook` comes for the `call`-th time."""
-
-    def __init__(self, flag: str, hook: str, call: int):
-        super().__init__()
-        self._flag, self._calls_to_go = flag, call
-        setattr(self, hook, self._stop)
-
-    def _stop(self, *args: Any, **kwargs: Any) -> None:
-        self._calls_to_go -= 1
-        if self._calls_to_go == 0:
-            setattr(self.model, self._flag, True)
-
-
 STOPS_OF_FIT = [
     ("stop_training", hook) for hook in [*EPOCH_HOOKS, *BATCH_HOOKS] if "predict" not in hook
 ] + [("stop_evaluating", h) for h in ("on_test_begin", "on_test_batch_begin", "on_test_batch_end")]
@@ -569,28 +556,16 @@ def contents_of(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".h5":
-            found[name] = arrays_in(path.read_bytes())
+            found[name] = arrays_in(path)
         elif path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
-                found[name] = arrays_in(archive.read("model.weights.h5"))
+                found[name] = arrays_in(io.BytesIO(archive.read("model.weights.h5")))
         elif "tfevents" in path.name:
             found.setdefault(f"events in {path.parent.relative_to(folder)}", []).extend(
                 events_in(path)
             )
         elif path.is_file():
             found[name] = path.read_bytes()
-    return found
-
-
-def arrays_in(h5: bytes) -> dict[str, np.ndarray]:
-    found = {}
-
-    def note(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item)
-
-    with h5py.File(io.BytesIO(h5)) as file:
-        file.visititems(note)
     return found
 
 
@@ -680,10 +655,6 @@ def test_terminate_on_nan(recorder: type[Recorder]) -> None:
         lambda _: [callbacks.TerminateOnNaN(), recorder()],
         lambda: {**as_arrays((x, y)), "validation_data": HELD_OUT},
     )
-
-
-class InterruptionError(Exception):
-    pass
 
 
 def interrupt(callback: Callback, batch: int, logs: dict) -> None:

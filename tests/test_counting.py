@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.devices import run_on_shards, strategy_for
+from tests.helpers.replicas import mean_square
 from tests.helpers.tables import each
 from trainer.counting import counting_own_rows, with_parts
 
@@ -17,10 +18,6 @@ Y = np.float32([[1], [0], [1], [1], [0]])
 Y_PRED = np.float32([[0.9], [0.8], [0.1], [0.7], [0.2]])
 SQUARES = np.square(Y - Y_PRED)
 WEIGHTS = np.float32([1, 2, 0, 3, 0.5])
-
-
-def mean_square(y, y_pred):
-    return tf.reduce_mean(tf.square(y - y_pred))
 
 
 class Doubled(keras.metrics.Metric):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests.helpers import gans, processes
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
-from tests.helpers.gans import ByHand, batches, gan, images, parts_of, state_of, untrained
+from tests.helpers.gans import ByHand, batches, fit, gan, images, parts_of, state_of, untrained
 from tests.helpers.models import dtype_policy
 from trainer import CustomTrainer, GANTrainer, Networks
 from trainer.callbacks import ForNetwork, SampleImages
@@ -24,11 +24,6 @@ from trainer.watching import Watch
 pytestmark = pytest.mark.xdist_group("gan")
 
 STEPS = 3  # an epoch of `batches()`
-
-
-def fit(trainer, data=None, **arguments):
-    data = batches() if data is None else data
-    return trainer.fit(data, **{"verbose": 0, **arguments})
 
 
 def evaluate(trainer, *data):

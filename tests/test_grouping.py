@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.comparisons import assert_same
+from tests.helpers.callbacks import InterruptionError, Stopper
+from tests.helpers.comparisons import arrays_in, assert_same
 from tests.helpers.data import BATCH, Batches, numbers, rows_of
 from tests.helpers.models import Twins, compiled, mlp, seeded, untrained, weights_of
 from tests.helpers.tables import each
@@ -426,20 +426,6 @@ def test_training_terminates_at_the_step_where_the_loss_is_not_finite(way, mark,
     assert twins.trainer.step - before == int(twins.ours.optimizer.iterations) == step + 1
 
 
-class Stopper(Callback):
-    """Stops training when `hook` comes for the `call`-th time."""
-
-    def __init__(self, hook: str, call: int):
-        super().__init__()
-        self._calls_to_go = call
-        setattr(self, hook, self._stop)
-
-    def _stop(self, *args: Any, **kwargs: Any) -> None:
-        self._calls_to_go -= 1
-        if self._calls_to_go == 0:
-            self.model.stop_training = True
-
-
 class StopsAtAWantedBatch(Callback):
     """Stops training at a batch that it names ahead."""
 
@@ -456,15 +442,15 @@ class StopsAtAWantedBatch(Callback):
 
 
 STOPS = {
-    "on_train_begin": lambda: Stopper("on_train_begin", 1),
-    "on_epoch_begin": lambda: Stopper("on_epoch_begin", 2),
-    "on_train_batch_begin": lambda: Stopper("on_train_batch_begin", 14),
-    "on_train_batch_end": lambda: Stopper("on_train_batch_end", 14),
-    "on_test_begin": lambda: Stopper("on_test_begin", 2),
-    "on_test_batch_begin": lambda: Stopper("on_test_batch_begin", 3),
-    "on_test_batch_end": lambda: Stopper("on_test_batch_end", 3),
-    "on_test_end": lambda: Stopper("on_test_end", 1),
-    "on_epoch_end": lambda: Stopper("on_epoch_end", 2),
+    "on_train_begin": lambda: Stopper("stop_training", "on_train_begin", 1),
+    "on_epoch_begin": lambda: Stopper("stop_training", "on_epoch_begin", 2),
+    "on_train_batch_begin": lambda: Stopper("stop_training", "on_train_batch_begin", 14),
+    "on_train_batch_end": lambda: Stopper("stop_training", "on_train_batch_end", 14),
+    "on_test_begin": lambda: Stopper("stop_training", "on_test_begin", 2),
+    "on_test_batch_begin": lambda: Stopper("stop_training", "on_test_batch_begin", 3),
+    "on_test_batch_end": lambda: Stopper("stop_training", "on_test_batch_end", 3),
+    "on_test_end": lambda: Stopper("stop_training", "on_test_end", 1),
+    "on_epoch_end": lambda: Stopper("stop_training", "on_epoch_end", 2),
     "a wanted batch": lambda: StopsAtAWantedBatch(7),
     "the last batch": lambda: StopsAtAWantedBatch(EPOCH - 1),
 }
@@ -497,15 +483,6 @@ class OwnEpochEnd(callbacks.ModelCheckpoint):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         self.epochs_ended = [*getattr(self, "epochs_ended", []), epoch]
-
-
-def arrays_in(path: Path) -> dict[str, np.ndarray]:
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: found.update({name: item[()]}) if hasattr(item, "dtype") else None
-        )
-    return found
 
 
 def files_in(folder: Path) -> dict[str, Any]:
@@ -553,10 +530,6 @@ class CopiesBackup(Callback):
         for path in self._backup.glob("*"):
             self._to.mkdir(exist_ok=True)
             shutil.copy(path, self._to / f"{iterations}-{path.name}")
-
-
-class InterruptionError(Exception):
-    pass
 
 
 class Interrupts(Callback):

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.comparisons import assert_same
-from tests.helpers.data import numbers
+from tests.helpers.data import Batches, numbers
 from tests.helpers.models import compiled, mlp, seeded, variables_of
 from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer
@@ -44,21 +44,13 @@ def dataset(rows: int = ROWS) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X[:rows], Y[:rows])).batch(BATCH)
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, rows: int):
-        super().__init__()
-        self._rows = rows
-
-    def __len__(self):
-        return -(-self._rows // BATCH)
-
-    def __getitem__(self, number):
-        rows = slice(BATCH * number, min(BATCH * (number + 1), self._rows))
-        return X[rows], Y[rows]
+def data_set(rows: int = ROWS) -> Batches:
+    return Batches((X[:rows], Y[:rows]), BATCH)
 
 
 def batches(rows: int = ROWS) -> list:
-    return [Batches(rows)[number] for number in range(-(-rows // BATCH))]
+    made = data_set(rows)
+    return [made[number] for number in range(len(made))]
 
 
 class Kind(NamedTuple):
@@ -73,7 +65,7 @@ KINDS = {
         lambda rows: {"x": dataset(rows).filter(lambda *_: True)}, known=False
     ),
     "generator": Kind(lambda rows: {"x": iter(batches(rows))}, known=False),
-    "PyDataset": Kind(lambda rows: {"x": Batches(rows)}),
+    "PyDataset": Kind(lambda rows: {"x": data_set(rows)}),
 }
 
 

@@ -23,6 +23,7 @@ from tests.helpers.data import (
     Batches,
     batches_of,
     labels,
+    memmap_of,
     numbers,
     rows_of,
     two_like_batches,
@@ -540,12 +541,6 @@ def ragged() -> tf.RaggedTensor:
     return tf.RaggedTensor.from_row_lengths(numbers(int(lengths.sum()), 3), lengths)
 
 
-def memmap(folder: Any) -> np.memmap:
-    on_disk = np.memmap(folder / "x", X.dtype, "w+", shape=X.shape)
-    on_disk[:] = X
-    return on_disk
-
-
 SPARSE = np.where(labels(ROWS, 4) == 0, X, 0).astype("float32")
 FRAME = pd.DataFrame(X[:, :2], columns=["a", "b"])
 SERIES = pd.Series(Y[:, 0])
@@ -563,8 +558,8 @@ KINDS = {
     "tf.SparseTensor": (on_sparse, lambda _: (tf.sparse.from_dense(SPARSE), Y)),
     "scipy csr": (on_sparse, lambda _: (scipy.sparse.csr_matrix(SPARSE), Y)),
     "scipy coo": (on_sparse, lambda _: (scipy.sparse.coo_matrix(SPARSE), Y)),
-    "memmap": (one_layer, lambda folder: (memmap(folder), Y)),
-    "part of a memmap": (one_layer, lambda folder: (memmap(folder)[10:], Y[10:])),
+    "memmap": (one_layer, lambda folder: (memmap_of(X, folder), Y)),
+    "part of a memmap": (one_layer, lambda folder: (memmap_of(X, folder)[10:], Y[10:])),
 }
 
 

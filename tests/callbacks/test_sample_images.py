@@ -13,18 +13,13 @@ import tensorflow as tf
 from tests.helpers import gans
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
-from tests.helpers.gans import batches, gan, images, state_of, untrained
+from tests.helpers.gans import batches, fit, gan, images, state_of, untrained
 from tests.helpers.models import mlp
 from trainer import CustomTrainer
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.images import grid
 
 pytestmark = pytest.mark.xdist_group("gan")
-
-
-def fit(trainer, *callbacks, data=None, **arguments):
-    data = batches() if data is None else data
-    return trainer.fit(data, verbose=0, callbacks=list(callbacks), **arguments)
 
 
 def files(folder):
@@ -67,7 +62,7 @@ def test_a_picture_is_due_every_so_many_steps_of_all_epochs(tmp_path, every, due
     sampling = SampleImages(tmp_path, every=every, grid=(1, 2))
     asks = Asks(sampling)
     for data in UNEVEN:
-        fit(trainer, asks, sampling, data=data, batch_size=gans.BATCH)
+        fit(trainer, callbacks=[asks, sampling], data=data, batch_size=gans.BATCH)
     assert files(tmp_path) == step_files(*due)
     assert asks.wanted == list(due)
 
@@ -76,10 +71,10 @@ def test_a_picture_is_due_after_each_epoch(tmp_path):
     trainer = untrained()
     sampling = SampleImages(tmp_path / "a", grid=(1, 2))
     asks = Asks(sampling)
-    fit(trainer, asks, sampling, epochs=2)
+    fit(trainer, callbacks=[asks, sampling], epochs=2)
     assert files(tmp_path / "a") == ["epoch_0001.png", "epoch_0002.png"]
     assert asks.wanted == []
-    fit(trainer, sampling, epochs=3, initial_epoch=2)
+    fit(trainer, callbacks=[sampling], epochs=3, initial_epoch=2)
     assert files(tmp_path / "a")[2:] == ["epoch_0003.png"]
 
 
@@ -88,7 +83,7 @@ def test_with_groups_of_steps_a_picture_follows_the_group_that_has_the_step(tmp_
     trainer = gan(steps_per_execution=2, networks=gans.linear_networks)
     fit(
         trainer,
-        SampleImages(tmp_path, every=every, grid=(1, 2)),
+        callbacks=[SampleImages(tmp_path, every=every, grid=(1, 2))],
         epochs=2,
         data=images(32),
         batch_size=8,
@@ -101,7 +96,7 @@ def test_with_groups_of_steps_a_picture_follows_the_group_that_has_the_step(tmp_
 )
 def test_with_groups_and_odd_epochs_a_picture_is_named_by_the_steps_trained(tmp_path, every, due):
     trainer = gan(steps_per_execution=2, networks=gans.linear_networks)
-    fit(trainer, SampleImages(tmp_path, every=every, grid=(1, 2)), epochs=3)
+    fit(trainer, callbacks=[SampleImages(tmp_path, every=every, grid=(1, 2))], epochs=3)
     assert files(tmp_path) == step_files(*due)
 
 
@@ -111,7 +106,7 @@ def test_a_picture_is_a_grid_of_the_same_latent_points_each_time(tmp_path):
     noting = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: made.append(trainer.generate(6, seed=5))
     )
-    fit(trainer, sampling, noting, epochs=2)
+    fit(trainer, callbacks=[sampling, noting], epochs=2)
     for number, pictures in enumerate(made):
         pixels = read(tmp_path / f"epoch_{number + 1:04d}.png")
         assert pixels.shape == (16, 24, 1)
@@ -124,8 +119,10 @@ def test_a_picture_is_a_grid_of_the_same_latent_points_each_time(tmp_path):
 def test_a_seed_of_its_own_makes_other_pictures(tmp_path):
     fit(
         untrained(),
-        *[SampleImages(tmp_path / str(seed), grid=(1, 2), seed=seed) for seed in (0, 1)],
-        SampleImages(tmp_path / "again", grid=(1, 2)),
+        callbacks=[
+            *(SampleImages(tmp_path / str(seed), grid=(1, 2), seed=seed) for seed in (0, 1)),
+            SampleImages(tmp_path / "again", grid=(1, 2)),
+        ],
     )
     first, other, again = (read(tmp_path / name / "epoch_0001.png") for name in ("0", "1", "again"))
     assert (first != other).any()
@@ -134,14 +131,14 @@ def test_a_seed_of_its_own_makes_other_pictures(tmp_path):
 
 def test_black_and_white_may_be_given(tmp_path):
     trainer = untrained()
-    fit(trainer, SampleImages(tmp_path, grid=(1, 2), value_range=(-0.5, 0.25)))
+    fit(trainer, callbacks=[SampleImages(tmp_path, grid=(1, 2), value_range=(-0.5, 0.25))])
     expected = grid(trainer.generate(2, seed=0), 2, (-0.5, 0.25))
     np.testing.assert_array_equal(read(tmp_path / "epoch_0001.png"), expected)
 
 
 def test_a_generator_of_unknown_range_makes_black_of_0_and_white_of_1(tmp_path):
     trainer = gan(networks=gans.linear_networks)
-    fit(trainer, SampleImages(tmp_path, grid=(1, 2)))
+    fit(trainer, callbacks=[SampleImages(tmp_path, grid=(1, 2))])
     assert trainer.value_range is None
     expected = grid(trainer.generate(2, seed=0), 2, (0.0, 1.0))
     np.testing.assert_array_equal(read(tmp_path / "epoch_0001.png"), expected)
@@ -154,7 +151,7 @@ def test_pictures_never_change_the_training(tmp_path, every):
     without = state_of(trainer)
     trainer = untrained()
     sampling = SampleImages(tmp_path / "a", every, (1, 2), tensorboard=tmp_path / "b")
-    assert_same(fit(trainer, sampling, epochs=2).history, history)
+    assert_same(fit(trainer, callbacks=[sampling], epochs=2).history, history)
     assert_same(state_of(trainer), without)
     assert files(tmp_path / "a")
 
@@ -162,7 +159,7 @@ def test_pictures_never_change_the_training(tmp_path, every):
 def test_labels_say_what_the_pictures_show(tmp_path):
     trainer = untrained(gans.conditional_gan)
     sampling = SampleImages(tmp_path, grid=(2, 2), labels=[0, 1, 2, 0], value_range=(-1.0, 1.0))
-    fit(trainer, sampling, data=batches(images(), gans.image_labels()))
+    fit(trainer, callbacks=[sampling], data=batches(images(), gans.image_labels()))
     expected = grid(trainer.generate(4, seed=0, labels=[0, 1, 2, 0]), 2, (-1.0, 1.0))
     np.testing.assert_array_equal(read(tmp_path / "epoch_0001.png"), expected)
     other = grid(trainer.generate(4, seed=0, labels=[1, 1, 1, 1]), 2, (-1.0, 1.0))
@@ -175,7 +172,7 @@ def test_tensorboard_gets_the_same_pictures(tmp_path, every, steps):
         "tensorboard.backend.event_processing.event_accumulator"
     ).EventAccumulator
     sampling = SampleImages(tmp_path / "files", every, (1, 2), tensorboard=tmp_path / "board")
-    fit(untrained(), sampling, epochs=2)
+    fit(untrained(), callbacks=[sampling], epochs=2)
     events = accumulator(str(tmp_path / "board"))
     events.Reload()
     images_of = events.Tensors("samples")
@@ -192,8 +189,8 @@ def test_a_fit_after_another_goes_on_with_tensorboard(tmp_path):
     ).EventAccumulator
     trainer = untrained()
     sampling = SampleImages(tmp_path / "files", grid=(1, 2), tensorboard=tmp_path / "board")
-    fit(trainer, sampling)
-    fit(trainer, sampling, epochs=2, initial_epoch=1)
+    fit(trainer, callbacks=[sampling])
+    fit(trainer, callbacks=[sampling], epochs=2, initial_epoch=1)
     steps = []
     for name in files(tmp_path / "board"):
         events = accumulator(str(tmp_path / "board" / name))
@@ -204,7 +201,7 @@ def test_a_fit_after_another_goes_on_with_tensorboard(tmp_path):
 
 def test_bound_to_a_network_it_draws_the_same(tmp_path):
     sampling = SampleImages(tmp_path, every=2, grid=(1, 2))
-    fit(untrained(), ForNetwork("generator", sampling), epochs=2)
+    fit(untrained(), callbacks=[ForNetwork("generator", sampling)], epochs=2)
     assert files(tmp_path) == step_files(2, 4, 6)
 
 

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tests.helpers.data import labels, numbers
+from tests.helpers.data import labels, memmap_of, numbers
 from tests.helpers.feeds import assert_equal, in_batches, one_pass
 from tests.helpers.tables import each
 from trainer.feeds import Feed, open_feed
@@ -47,12 +47,6 @@ def halves():
 
 def dataset() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(5)
-
-
-def memmap(folder: Any, name: str = "x") -> np.memmap:
-    on_disk = np.memmap(folder / name, "float32", "w+", shape=X.shape)
-    on_disk[:] = X
-    return on_disk
 
 
 def torch_data() -> Any:
@@ -172,13 +166,13 @@ def test_how_arrays_are_cut(how, rows, sizes):
 
 
 MAPPED = {
-    "x": lambda folder: (memmap(folder), Y),
-    "y": lambda folder: (X, memmap(folder)),
-    "weights": lambda folder: (X, Y, memmap(folder)[:, 0]),
-    "in a structure": lambda folder: ({"a": X, "b": [memmap(folder)]}, Y),
-    "part of one": lambda folder: (memmap(folder)[:, 1],),
-    "as a plain array": lambda folder: (np.asarray(memmap(folder)), Y),
-    "a view of a part": lambda folder: (np.asarray(memmap(folder)[1:])[::2],),
+    "x": lambda folder: (memmap_of(X, folder), Y),
+    "y": lambda folder: (X, memmap_of(X, folder)),
+    "weights": lambda folder: (X, Y, memmap_of(X, folder)[:, 0]),
+    "in a structure": lambda folder: ({"a": X, "b": [memmap_of(X, folder)]}, Y),
+    "part of one": lambda folder: (memmap_of(X, folder)[:, 1],),
+    "as a plain array": lambda folder: (np.asarray(memmap_of(X, folder)), Y),
+    "a view of a part": lambda folder: (np.asarray(memmap_of(X, folder)[1:])[::2],),
 }
 
 
@@ -189,10 +183,10 @@ def test_arrays_on_disk(make, tmp_path):
 
 
 def test_a_copy_of_an_array_on_disk_is_in_memory(tmp_path):
-    with opened(memmap(tmp_path) + 1) as feed:
+    with opened(memmap_of(X, tmp_path) + 1) as feed:
         assert type(feed) in (ArrayFeed, StreamedFeed)  # `+` gives a memmap without a file
         assert_equal(one_pass(feed), [X + 1])
-    with opened(np.array(memmap(tmp_path, "other"))) as feed:
+    with opened(np.array(memmap_of(X, tmp_path))) as feed:
         assert type(feed) is ArrayFeed
 
 
@@ -270,7 +264,7 @@ def test_class_weight(make):
 
 
 def test_class_weight_of_a_memmap(tmp_path):
-    with opened(memmap(tmp_path), Y, class_weight=CLASS_WEIGHT) as feed:
+    with opened(memmap_of(X, tmp_path), Y, class_weight=CLASS_WEIGHT) as feed:
         assert type(feed) is StreamedFeed
         assert_equal(one_pass(feed), [(X, Y, WEIGHED)])
 

@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.helpers.comparisons import assert_same
-from tests.helpers.data import numbers
+from tests.helpers.data import ReorderedBatches, numbers
 from tests.helpers.feeds import iter_rest_of
 from tests.helpers.tables import names_of
 from trainer.feeds import Feed, datasets, open_feed
 
 ROWS, MOST, PASSES = 48, 20, 4  # at most so many batches of a pass are taken
+NUMBERS = np.arange(ROWS, dtype="float32")
 
 
 def rows(count: int = ROWS) -> tf.data.Dataset:
@@ -70,23 +70,6 @@ PIPELINES: dict[str, Callable[[], Any]] = {
 }
 
 
-class Slices(keras.utils.PyDataset):
-    """Changes its order after each epoch."""
-
-    def __init__(self, **workers: Any):
-        super().__init__(**workers)
-        self.order = np.arange(ROWS)
-
-    def __len__(self):
-        return ROWS // 4
-
-    def __getitem__(self, number):
-        return self.order[4 * number : 4 * number + 4].astype("float32")
-
-    def on_epoch_end(self):
-        self.order = np.roll(self.order, 5)[::-1]
-
-
 def of_generator() -> Iterator[np.ndarray]:
     for number in itertools.count():
         yield np.full((2, 3), number, "float32")
@@ -107,8 +90,8 @@ def of_grain(**how: Any) -> Any:
 SOURCES: dict[str, Callable[[], Any]] = {
     **PIPELINES,
     "arrays": lambda: numbers(ROWS, 3),
-    "PyDataset": Slices,
-    "PyDataset, three workers": lambda: Slices(workers=3),
+    "PyDataset": lambda: ReorderedBatches(NUMBERS, 4),
+    "PyDataset, three workers": lambda: ReorderedBatches(NUMBERS, 4, workers=3),
     "generator": of_generator,
     "torch DataLoader": of_torch,
     "grain MapDataset": of_grain,

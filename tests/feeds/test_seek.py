@@ -60,7 +60,7 @@ def test_streamed_arrays(rows, batch_size, shuffle, epoch, data, steps, full):
         assert_same(one_pass(feed, epoch)[position:], expected)
 
 
-class Slices(keras.utils.PyDataset):
+class NotesFetched(keras.utils.PyDataset):
     def __init__(self, **workers):
         super().__init__(**workers)
         self.fetched = []
@@ -77,7 +77,7 @@ class Slices(keras.utils.PyDataset):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("position", [0, 3, 7])
 def test_a_py_dataset_fetches_no_batch_that_is_past(workers, shuffle, position):
-    dataset = Slices(workers=workers)
+    dataset = NotesFetched(workers=workers)
     with contextlib.closing(open_feed(dataset, shuffle=shuffle, seed=2)) as feed:
         expected = one_pass(feed, 4)[position:]
         dataset.fetched.clear()
@@ -87,7 +87,7 @@ def test_a_py_dataset_fetches_no_batch_that_is_past(workers, shuffle, position):
 
 
 def test_a_batch_that_was_looked_at_is_past():
-    with contextlib.closing(open_feed(Slices(), shuffle=False)) as feed:
+    with contextlib.closing(open_feed(NotesFetched(), shuffle=False)) as feed:
         feed.rewind(4)
         feed.batch_spec()  # which takes a look at the first batch
         feed.seek(4, 5)
@@ -118,7 +118,7 @@ def test_what_has_no_numbers_is_run_forward(make, position):
 
 @pytest.mark.parametrize(
     "make",
-    [*FORWARD.values(), Slices, lambda: numbers(28, 3)],
+    [*FORWARD.values(), NotesFetched, lambda: numbers(28, 3)],
     ids=[*FORWARD, "PyDataset", "array"],
 )
 def test_a_batch_that_is_not_there_cannot_be_reached(make):

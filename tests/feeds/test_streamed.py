@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tests.helpers import processes
 from tests.helpers.comparisons import assert_same, assert_same_training
-from tests.helpers.data import labels, numbers
+from tests.helpers.data import labels, memmap_of, numbers
 from tests.helpers.feeds import (
     eventually,
     one_pass,
@@ -34,12 +34,6 @@ from trainer.feeds import Feed, streamed
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.rows import row_order
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
-
-
-def memmap_of(array: np.ndarray, folder: Any) -> np.memmap:
-    on_disk = np.memmap(folder / f"{time.monotonic_ns()}", array.dtype, "w+", shape=array.shape)
-    on_disk[:] = array
-    return on_disk
 
 
 @contextlib.contextmanager

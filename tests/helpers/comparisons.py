@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -46,3 +49,16 @@ def assert_same_training(ours: keras.Model, theirs: keras.Model, at: str = "") -
     for part in ("history", "epoch", "params"):
         assert_same(getattr(ours.history, part), getattr(theirs.history, part), f"{at}{part}")
     assert_same(weights_of(ours), weights_of(theirs), f"{at}weights")
+
+
+def arrays_in(h5: Path | io.BytesIO) -> dict[str, np.ndarray]:
+    """Returns the arrays of an HDF5 file by name."""
+    found = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item)
+
+    with h5py.File(h5) as file:
+        file.visititems(note)
+    return found

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 BATCH = 16
-
-
 ROWS = 50  # three batches and an odd one
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
     """Returns the same normally distributed float32 numbers each time."""
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
-class Slices(keras.utils.PyDataset):
-    """Batches cut out of arrays in their order; of one array they are no tuples."""
-
-    def __init__(self, *arrays: np.ndarray, batch_size: int):
-        super().__init__()
-        self.arrays, self.batch_size = arrays, batch_size
-
-    def __len__(self):
-        return -(-len(self.arrays[0]) // self.batch_size)
-
-    def __getitem__(self, number):
-        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        batch = tuple(array[rows] for array in self.arrays)
-        return batch if len(batch) > 1 else batch[0]
 
 
 def labels(*shape: int, classes: int = 3) -> np.ndarray:
@@ -50,17 +34,40 @@ def two_like_batches(data: Any) -> Any:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of arrays, `data` being (x,), (x, y) or (x, y, sample_weight)."""
+    """Batches cut out of a structure of arrays, in their order."""
 
-    def __init__(self, data: tuple, **workers: Any):
+    def __init__(self, data: Any, batch_size: int = BATCH, **workers: Any):
         super().__init__(**workers)
-        self._data = data
+        self.data, self.batch_size = data, batch_size
+        self.rows = len(keras.tree.flatten(data)[0])
 
     def __len__(self) -> int:
-        return -(-len(keras.tree.flatten(self._data)[0]) // BATCH)
+        return -(-self.rows // self.batch_size)
 
-    def __getitem__(self, number: int) -> tuple:
-        return rows_of(self._data, number * BATCH, (number + 1) * BATCH)
+    def __getitem__(self, number: int) -> Any:
+        return rows_of(self.data, number * self.batch_size, (number + 1) * self.batch_size)
+
+
+class ReorderedBatches(Batches):
+    """Batches whose rows are in another order after each epoch."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.order = np.arange(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        return keras.tree.map_structure(lambda array: array[rows], self.data)
+
+    def on_epoch_end(self) -> None:
+        self.order = np.roll(self.order, 3)[::-1]
+
+
+def memmap_of(array: np.ndarray, folder: Path) -> np.memmap:
+    """Returns the array as a file in `folder`."""
+    on_disk = np.memmap(folder / f"{time.monotonic_ns()}", array.dtype, "w+", shape=array.shape)
+    on_disk[:] = array
+    return on_disk
 
 
 def batches_of(data: tuple) -> list[tuple]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.helpers import gans
-from tests.helpers.data import Slices, labels, numbers
+from tests.helpers.data import Batches, labels, numbers
 from tests.helpers.models import seeded
 from trainer import CustomTrainer, GANTrainer, program
 from trainer.callbacks import ForNetwork, Snapshots
@@ -83,10 +83,10 @@ SCENARIOS: dict[str, tuple[Callable, Callable[[], dict[str, Any]], list]] = {
         [],
     ),
     "tf.data": (custom_trainer, lambda: pipeline(X, Y), []),
-    "PyDataset": (custom_trainer, lambda: {"x": Slices(X, Y, batch_size=BATCH)}, []),
+    "PyDataset": (custom_trainer, lambda: {"x": Batches((X, Y), BATCH)}, []),
     "GAN, arrays": (gan_trainer, lambda: {"x": IMAGES, "batch_size": BATCH}, []),
     "GAN, tf.data, single steps": (gan_trainer, lambda: pipeline(IMAGES), [SeesEachBatch]),
-    "GAN, PyDataset": (gan_trainer, lambda: {"x": Slices(IMAGES, batch_size=BATCH)}, []),
+    "GAN, PyDataset": (gan_trainer, lambda: {"x": Batches(IMAGES, BATCH)}, []),
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.helpers.cluster import number_and_count
-from tests.helpers.data import Slices, numbers
+from tests.helpers.data import Batches, numbers
 from tests.helpers.devices import strategy_for
 from tests.helpers.gans import LATENT, linear_discriminator, linear_generator
 from tests.helpers.models import mlp
@@ -264,7 +264,7 @@ def evaluate_whole_files(strategy: tf.distribute.Strategy, folder: Path) -> Outc
 
 
 def generated() -> Any:
-    slices = Slices(X, Y, batch_size=BATCH)
+    slices = Batches((X, Y), BATCH)
     for _ in range(EPOCHS):
         yield from map(slices.__getitem__, range(STEPS))
 
@@ -556,7 +556,7 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     "tf.data, made by each worker": lambda strategy: fit_on(
         trainer(strategy), batches_of_worker(strategy)
     ),
-    "PyDataset": lambda strategy: fit_on(trainer(strategy), Slices(X, Y, batch_size=BATCH)),
+    "PyDataset": lambda strategy: fit_on(trainer(strategy), Batches((X, Y), BATCH)),
     "a generator": lambda strategy: fit_on(trainer(strategy), generated(), steps_per_epoch=STEPS),
     "a GAN": fit_gan,
 }

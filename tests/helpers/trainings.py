@@ -22,17 +22,9 @@ from trainer.snapshots import files
 from trainer.snapshots.variables import training_variables, values
 
 ROWS, BATCH, STEPS, EPOCHS = 50, 8, 7, 3  # six full batches an epoch, and two rows
-
-
 TOTAL = STEPS * EPOCHS
-
-
 X, Y = numbers(ROWS, 4), labels(ROWS)
-
-
 ARRAYS = {"x": X, "y": Y, "batch_size": BATCH}
-
-
 Callback = keras.callbacks.Callback
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -55,6 +56,17 @@ def as_dataset_of_unknown_length(data: tuple) -> dict[str, Any]:
 
 def as_infinite_dataset(data: tuple) -> dict[str, Any]:
     return {"x": dataset_of(data).repeat()}
+
+
+def doubled_in_python(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Is mapped over batches, and calls Python for each."""
+    doubled = tf.numpy_function(lambda rows: rows * np.float32(2), [x], tf.float32)
+    return tf.ensure_shape(doubled, x.shape), y
+
+
+def with_noise(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Is mapped over batches, and draws for each."""
+    return x + tf.random.normal(tf.shape(x), seed=4), y
 
 
 def as_generator(data: tuple) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.cluster import number_and_count
-from tests.helpers.data import Slices, labels, numbers
+from tests.helpers.data import Batches, labels, numbers
 from tests.helpers.devices import strategy_for
 from tests.helpers.models import mlp
 from trainer import CustomTrainer, NonFiniteError
@@ -179,7 +179,7 @@ def named_otherwise() -> keras.Model:
 
 
 def rows_in_another_order(is_other: bool) -> Any:
-    return Slices(np.flip(X, 0) if is_other else X, Y, batch_size=BATCH)
+    return Batches((np.flip(X, 0) if is_other else X, Y), BATCH)
 
 
 def rows_shuffled_without_a_seed(is_other: bool) -> tf.data.Dataset:
@@ -326,7 +326,7 @@ def write_data(folder: Path) -> None:
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "arrays": lambda _: {},
     "arrays on disk": lambda folder: {"x": np.load(folder / "x.npy", mmap_mode="r")},
-    "PyDataset": lambda _: {"x": Slices(X, Y, batch_size=BATCH)},
+    "PyDataset": lambda _: {"x": Batches((X, Y), BATCH)},
     "tf.data": lambda _: {"x": shuffled()},
     "split by tf.distribute": lambda _: {
         "x": strategy_for(2).experimental_distribute_dataset(shuffled())

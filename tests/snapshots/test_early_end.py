@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.helpers.comparisons import assert_same
+from tests.helpers.data import ReorderedBatches
 from tests.helpers.processes import Process
 from tests.helpers.snapshot_processes import (
     CODE,
@@ -22,6 +23,7 @@ from tests.helpers.snapshot_processes import (
     train_until_ended,
 )
 from tests.helpers.trainings import (
+    BATCH,
     EPOCHS,
     HELD_OUT,
     STEPS,
@@ -32,6 +34,8 @@ from tests.helpers.trainings import (
     Slow,
     Terminates,
     Watches,
+    X,
+    Y,
     break_off,
     fit,
     fit_on,
@@ -40,7 +44,6 @@ from tests.helpers.trainings import (
     trainer,
     undisturbed,
 )
-from tests.snapshots import test_state
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
 
@@ -102,13 +105,13 @@ def test_a_data_set_ends_its_epoch_once_where_its_validation_was_ended(tmp_path)
         def on_test_begin(self, logs=None):
             signal.raise_signal(signal.SIGTERM)
 
-    how = {**HELD_OUT, "x": test_state.Slices()}
+    how = {**HELD_OUT, "x": ReorderedBatches((X, Y), BATCH)}
     saving = Snapshots(tmp_path)
     fit(trainer(), Ends(), saving, **how)
     assert saving.preempted
     assert files.read(latest_in(tmp_path)).facts["training"]["step"] == STEPS
-    expected = fit(trainer(), **{**how, "x": test_state.Slices()})
-    assert_same(fit_on(tmp_path, **{**how, "x": test_state.Slices()}), expected)
+    expected = fit(trainer(), **{**how, "x": ReorderedBatches((X, Y), BATCH)})
+    assert_same(fit_on(tmp_path, **{**how, "x": ReorderedBatches((X, Y), BATCH)}), expected)
 
 
 @pytest.fixture

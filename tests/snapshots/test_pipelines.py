@@ -36,6 +36,7 @@ from tests.helpers.trainings import (
     rows,
     trainer,
 )
+from tests.helpers.ways import doubled_in_python, with_noise
 from trainer import CustomTrainer, program
 from trainer.callbacks import Snapshots
 from trainer.snapshots import files
@@ -43,11 +44,6 @@ from trainer.snapshots import files
 
 def as_they_are(x, y):
     return x * 1, y
-
-
-def through_python(x, y):
-    shape = x.shape
-    return tf.ensure_shape(tf.numpy_function(lambda x: x * 2, [x], tf.float32), shape), y
 
 
 OTHER_PIPELINES = {
@@ -78,7 +74,7 @@ def test_a_pipeline_that_now_calls_python_is_refused(tmp_path):
     break_off(trainer(), tmp_path, 12, x=rows().map(as_they_are).batch(BATCH))
     made = trainer()
     with pytest.raises(ValueError, match="pipeline"):
-        fit(made, Snapshots(tmp_path), x=rows().map(through_python).batch(BATCH))
+        fit(made, Snapshots(tmp_path), x=rows().map(doubled_in_python).batch(BATCH))
     assert made.step == 0
 
 
@@ -179,10 +175,6 @@ def test_a_shuffle_without_a_seed_warns_on_the_restart(tmp_path, seed):
     assert restarted.step == TOTAL
 
 
-def with_noise(x, y):
-    return x + tf.random.normal(tf.shape(x), seed=4), y
-
-
 def with_stateless_noise(row, seed):
     x, y = row
     return x + tf.random.stateless_normal(tf.shape(x), tf.cast([seed, 0], tf.int32)), y
@@ -215,7 +207,7 @@ PIPELINES = {
     ),
     "that draws": lambda: rows().shuffle(20, seed=3).map(with_noise),
     "shuffled after it drew": lambda: rows().map(with_noise).shuffle(20, seed=3),
-    "that calls Python": lambda: rows().shuffle(20, seed=3).map(through_python),
+    "that calls Python": lambda: rows().shuffle(20, seed=3).map(doubled_in_python),
 }
 
 

@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.comparisons import assert_same
-from tests.helpers.data import labels, numbers
+from tests.helpers.data import ReorderedBatches, labels, numbers
 from tests.helpers.models import mlp, seeded
 from tests.helpers.tables import each, names_of
+from tests.helpers.ways import doubled_in_python, with_noise
 from trainer import CustomTrainer
 from trainer.snapshots.variables import training_variables, values
 
@@ -27,24 +28,6 @@ def network() -> keras.Model:
         keras.layers.Dropout(0.3),
         outputs=3,
     )
-
-
-class Slices(keras.utils.PyDataset):
-    """Changes the order of its rows after each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.order = np.arange(ROWS)
-
-    def __len__(self):
-        return -(-ROWS // BATCH)
-
-    def __getitem__(self, number):
-        rows = self.order[number * BATCH : (number + 1) * BATCH]
-        return X[rows], Y[rows]
-
-    def on_epoch_end(self):
-        self.order = np.roll(self.order, 3)[::-1]
 
 
 def pipeline(**shuffled: Any) -> tf.data.Dataset:
@@ -75,28 +58,18 @@ def of_grain():
 DATA = {
     "arrays": lambda: {"x": X, "y": Y, "batch_size": BATCH},
     "arrays in chunks": lambda: {"x": X, "y": Y, "batch_size": BATCH},
-    "PyDataset": lambda: {"x": Slices()},
+    "PyDataset": lambda: {"x": ReorderedBatches((X, Y), BATCH)},
     "fewer steps than a pass": lambda: {"x": X, "y": Y, "batch_size": BATCH, "steps_per_epoch": 5},
     "tf.data": lambda: {"x": pipeline().batch(BATCH)},
     "tf.data without end": lambda: {"x": pipeline().repeat().batch(BATCH), "steps_per_epoch": 7},
     "tf.data of unknown length": lambda: {"x": pipeline().batch(BATCH).filter(lambda x, y: True)},
-    "tf.data that calls Python": lambda: {"x": pipeline().batch(BATCH).map(through_python)},
+    "tf.data that calls Python": lambda: {"x": pipeline().batch(BATCH).map(doubled_in_python)},
     "tf.data that draws": lambda: {"x": pipeline().batch(BATCH).map(with_noise)},
     "a generator": lambda: {"x": batches(), "steps_per_epoch": 7},
     "a torch DataLoader": loaded,
     "grain": of_grain,
 }
 CHUNKED = ["arrays in chunks"]
-
-
-def through_python(x, y):
-    shape = x.shape
-    x = tf.numpy_function(lambda x: x * np.float32(2), [x], tf.float32)
-    return tf.ensure_shape(x, shape), y
-
-
-def with_noise(x, y):
-    return x + tf.random.normal(tf.shape(x), seed=4), y
 
 
 def trainer(data: str = "arrays") -> CustomTrainer:
@@ -176,7 +149,7 @@ def check_from_some_steps(directory: Path, name: str, some: slice) -> None:
 VALIDATION = {
     "tf.data": lambda: {"validation_data": pipeline().batch(BATCH)},
     "a generator": lambda: {"validation_data": batches(), "validation_steps": 2},
-    "PyDataset": lambda: {"validation_data": Slices()},
+    "PyDataset": lambda: {"validation_data": ReorderedBatches((X, Y), BATCH)},
 }
 
 
