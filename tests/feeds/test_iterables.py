@@ -319,7 +319,7 @@ def test_a_py_dataset_says_how_many_batches_are_fetched_ahead(how, ahead):
 
 
 def test_threads_work_at_the_same_time():
-    together = threading.Barrier(4, timeout=20)
+    together = threading.Barrier(4, timeout=60)
 
     class Meeting(Numbered):
         def __getitem__(self, number):

@@ -81,7 +81,7 @@ def threads_since(before: set[threading.Thread]) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread not in before]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Returns whether `condition` holds before so many seconds are over."""
     end = time.monotonic() + seconds
     while not condition():
