@@ -133,9 +133,9 @@ def test_label_noise_may_be_a_function_of_the_step():
     assert_same(parts_of(trainer), hand.state())
 
 
-def test_label_noise_may_be_a_schedule():
+def test_label_noise_may_be_a_schedule_of_the_generators_steps():
     schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 2, 0.05)
-    trainer, hand = gan(label_noise=schedule), ByHand()
+    trainer, hand = gan(label_noise=schedule, discriminator_steps=2), ByHand(steps=2)
     noises = [schedule(step) for step in range(STEPS)]
     assert float(noises[0]) == np.float32(0.2)
     hand.epoch(batches(), noises)

@@ -24,11 +24,12 @@ CLASSES = 3
 def generator(
     activation: str | None = "tanh", latent_dim: int = LATENT, channels: int = 1
 ) -> keras.Model:
-    """Returns a network of latent points to 8x8 images."""
+    """Returns a network of latent points to 8x8 images, with batch normalization."""
     return keras.Sequential(
         [
             keras.Input((latent_dim,)),
             keras.layers.Dense(32, activation="relu"),
+            keras.layers.BatchNormalization(),
             keras.layers.Reshape((4, 4, 2)),
             keras.layers.Conv2DTranspose(
                 channels, 3, strides=2, padding="same", activation=activation, dtype="float32"

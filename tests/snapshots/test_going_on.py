@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.callbacks import Stopper
 from tests.helpers.comparisons import assert_same
 from tests.helpers.tables import each
 from tests.helpers.trainings import (
@@ -45,6 +46,18 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     begins = Begins()
     assert_same(fit(trainer(), begins, Snapshots(tmp_path), epochs=5), undisturbed(epochs=5))
     assert begins.begun[:3] == ["training", "epoch 3", "step 0"]
+
+
+def test_a_training_that_was_stopped_stays_so(tmp_path):
+    def stopped(*more: Callback) -> dict[str, Any]:
+        return fit(trainer(), Stopper("stop_training", "on_epoch_end", 2), *more)
+
+    expected = stopped()
+    assert expected["place"] == [2 * STEPS, 2]
+    assert_same(stopped(Snapshots(tmp_path)), expected)
+    begins = Begins()
+    assert_same(stopped(begins, Snapshots(tmp_path)), expected)
+    assert begins.begun == ["training"]
 
 
 def test_a_second_fit_trains_on_and_is_told_from_the_first(tmp_path):
