@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
@@ -53,6 +53,8 @@ def assert_alike(found, value):
 
 
 @given(VALUES)
+@example({float("nan"), float("nan")})
+@example({float("nan"): 1, float("nan"): 2})
 def test_a_value_comes_back(value):
     assert_alike(there_and_back(value), value)
 

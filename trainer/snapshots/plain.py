@@ -51,7 +51,8 @@ def encoded(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
 def decoded(code: Any, arrays: dict[str, np.ndarray]) -> Any:
     """Returns the value that `encoded` made `code` of."""
     if not isinstance(code, dict):
-        return code
+        # JSON's NaN is one object, of which a set or the keys of a dict would hold a single one.
+        return code + 0.0 if code != code else code
     ((tag, content),) = code.items()
     if tag == "dict":
         return {decoded(key, arrays): decoded(value, arrays) for key, value in content}
