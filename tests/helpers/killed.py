@@ -124,6 +124,8 @@ def train(scenario: str, directory: Path, snapshots: bool, moment: Moment | None
     history = trainer.fit(
         **data(), epochs=EPOCHS, verbose=0, callbacks=callbacks, validation_data=held_out
     )
+    if moment is not None:  # it was over before the thread saw it
+        os.kill(os.getpid(), signal.SIGKILL)
     facts = {"history": history.history, "epochs": history.epoch, "step": trainer.step}
     (directory / "facts.json").write_text(json.dumps(facts))
     np.savez(directory / "variables.npz", **values(training_variables(trainer)))
