@@ -12,16 +12,17 @@ import tensorflow as tf
 from trainer.feeds import Batch
 from trainer.gradients import apply_on_replicas, weighed
 from trainer.losses import loss_on_replica, replica_mean, weighing, weights_on_replica
-from trainer.networks import trained_networks
+from trainer.networks import Networks, trained_networks
 from trainer.noting import is_only_noted
 from trainer.peers import Peers, peers_of
 from trainer.shares import current_share, first_of
+from trainer.step_attributes import RecordsReads
 
 tree = keras.tree
 _START_TIMEOUT = 600.0  # seconds
 
 
-class Algorithm:
+class Algorithm(RecordsReads):
     """The steps that `model.fit`, `evaluate` and `predict` take, for a subclass to override.
 
     Where the model's own class overrides one of them, the model's is used, unless a subclass of the
@@ -61,7 +62,10 @@ class Algorithm:
             data: a batch as the data yield it: x, (x, y) or (x, y, sample_weight).
 
         Returns:
-            The value of each log key, scalars; usually what `compute_metrics` returns.
+            The value of each log key, scalars; usually what `compute_metrics` returns. Where a step
+            updates no metric, an epoch logs the mean of each over its rows; likewise of a key that
+            is the name of a metric which the step does not update, such as `"loss"` without
+            `track_loss`. Other keys log what the last step returned, as in Keras.
         """
         if overrides(self.model, "train_step"):
             return self.model.train_step(data)
@@ -146,10 +150,11 @@ class Algorithm:
     def known_inputs(self, mode: str) -> list[keras.KerasTensor] | None:
         """Returns what the x of a batch has to be like in the step of `mode`.
 
-        `None` where that is not known, as where the step is not Keras's.
+        `None` where that is not known, as where the step or the model's `call` is not Keras's.
         """
         own = has_own_step(self, mode) or overrides(self.model, f"{mode}_step")
-        return None if own else getattr(self.model, "inputs", None)
+        passes_x_on = isinstance(self.model, Networks) or calls_as_built(self.model)
+        return getattr(self.model, "inputs", None) if passes_x_on and not own else None
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -265,6 +270,8 @@ class Algorithm:
         That is the metrics' results if `logs` has just their keys; otherwise the step has log keys
         of its own, and `logs` stands.
         """
+        if not all(getattr(metric, "built", True) for metric in self.model.metrics):
+            return logs  # of compiled metrics, which have no results before their first update
         results = self.metric_results()
         return results if results.keys() == logs.keys() else logs
 
@@ -295,6 +302,18 @@ def calls_as_built(model: keras.Model) -> bool:
 def has_own_step(algorithm: Algorithm, mode: str) -> bool:
     """Returns whether a subclass overrides the step of `mode`: "train", "test" or "predict"."""
     return getattr(type(algorithm), f"{mode}_step") is not getattr(Algorithm, f"{mode}_step")
+
+
+def is_plain(algorithm: Algorithm, mode: str) -> bool:
+    """Returns whether the step of `mode`, its loss's call and the model's are all Keras's."""
+    model = algorithm.model
+    return (
+        not has_own_step(algorithm, mode)
+        and type(algorithm).compute_loss is Algorithm.compute_loss
+        and type(algorithm).call_model is Algorithm.call_model
+        and not any(overrides(model, name) for name in (f"{mode}_step", "compute_loss"))
+        and calls_as_built(model)
+    )
 
 
 def _without(

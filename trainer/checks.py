@@ -6,14 +6,13 @@ import difflib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from trainer.callbacks.for_network import OF_ONE_OPTIMIZER
-from trainer.errors import paired_inputs
+from trainer.algorithm import overrides
+from trainer.callbacks.for_network import needs_one_optimizer
 from trainer.feeds import Feed
 from trainer.networks import Networks, bound_form
 
@@ -56,7 +55,7 @@ def validation_frequency(frequency: int | Sequence[int]) -> None:
 
 
 def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -> None:
-    """Checks that a feed ends, and warns where an epoch will have fewer than `steps` steps.
+    """Checks that a feed has batches; warns where an epoch never ends or is shorter than `steps`.
 
     Args:
         feed: the feed.
@@ -65,13 +64,17 @@ def enough_data(feed: Feed, argument: str, steps: int | None, epochs: int = 1) -
         epochs: how many epochs there will be.
 
     Raises:
-        ValueError: the feed is infinite, or empty.
+        ValueError: the feed is empty, and no validation data.
     """
-    if feed.steps == 0:
+    if feed.steps == 0 and argument != "validation_steps":
         raise ValueError("The dataset is empty: expected at least one batch.")
     if steps is None:
         if feed.infinite:
-            raise ValueError(f"The dataset is infinite: give {argument}, how many batches to take.")
+            warnings.warn(
+                f"The dataset is infinite, so it ends only where a callback stops it: give "
+                f"{argument}, how many batches to take.",
+                stacklevel=6,
+            )
         return
     if feed.steps is None or epochs * steps <= feed.steps or feed.steps % steps == 0:
         return
@@ -97,7 +100,7 @@ def bound(callbacks: Any, model: keras.Model) -> None:
     if not isinstance(model, Networks) or len(model.optimizers) < 2:
         return
     for callback in getattr(callbacks, "callbacks", None) or keras.tree.flatten(callbacks):
-        if isinstance(callback, OF_ONE_OPTIMIZER):
+        if needs_one_optimizer(callback):
             kind = type(callback).__name__
             network = next(iter(model.optimizers))
             raise ValueError(
@@ -107,72 +110,25 @@ def bound(callbacks: Any, model: keras.Model) -> None:
             )
 
 
-def shapes(inputs: list[keras.KerasTensor] | None, batch: Any) -> Any:
-    """Returns `batch` with the shapes that the model's inputs have where the data leave them open.
-
-    A batch that has others then ends its step in an error that names both.
-    """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    pairs = paired_inputs(x, inputs) if inputs else None
-    if pairs is None:
-        return batch
-    known = {}
-    for _, leaf, symbol in pairs:
-        if isinstance(leaf, tf.Tensor) and _is_open(leaf.shape, len(symbol.shape)):
-            known[id(leaf)] = tf.ensure_shape(leaf, (None, *symbol.shape[1:]))
-    if not known:
-        return batch
-    x = keras.tree.map_structure(lambda leaf: known.get(id(leaf), leaf), x)
-    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-
-
-def _is_open(shape: tf.TensorShape, rank: int) -> bool:
-    return shape.rank is None or (shape.rank == rank and None in shape[1:])
+def compiles_no_steps(model: keras.Model, mode: str) -> None:
+    """Raises ValueError if `model` has its own way to compile steps, which would not be used."""
+    name = f"make_{mode}_function"
+    if overrides(model, name):
+        raise ValueError(
+            f"{type(model).__name__} overrides {name}, but CustomTrainer compiles the steps "
+            f"itself: override {mode}_step, or call model.fit."
+        )
 
 
 def logs(logs: Any, step: str) -> dict[str, Any]:
-    """Returns what a step returned, if that can be logged.
+    """Returns what a step returned.
 
     Raises:
         TypeError: it is no dict.
-        ValueError: a key begins with `val_`.
     """
-    if not isinstance(logs, dict):
-        raise TypeError(
-            f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such "
-            "as {'loss': loss}."
-        )
-    for key in logs:
-        if str(key).startswith("val_"):
-            raise ValueError(
-                f"{step} returned the log key {key!r}: val_ is put before the keys of validation; "
-                f"call it {str(key)[4:]!r}."
-            )
-    return logs
-
-
-def monitors(
-    monitoring: list[keras.callbacks.Callback],
-    keys: set[str],
-    val_keys: set[str],
-    has_validation: bool,
-) -> None:
-    """Warns of callbacks that monitor a log key which there will not be.
-
-    Args:
-        monitoring: callbacks with an attribute `monitor`.
-        keys: the log keys of a training step.
-        val_keys: those of a validation step.
-        has_validation: whether there is validation.
-    """
-    known = sorted(keys) + [f"val_{key}" for key in sorted(val_keys)]
-    for callback in monitoring:
-        if callback.monitor in known:
-            continue
-        is_of_validation = callback.monitor.startswith("val_") and not has_validation
-        warnings.warn(
-            f"{type(callback).__name__} monitors {callback.monitor!r}, which the logs do not have: "
-            f"monitor one of {', '.join(known)}"
-            f"{', or give validation_data' if is_of_validation else ''}.",
-            stacklevel=6,
-        )
+    if isinstance(logs, Mapping):
+        return logs
+    raise TypeError(
+        f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such as "
+        "{'loss': loss}."
+    )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -40,8 +39,9 @@ def with_parts(metrics: Iterable[keras.metrics.Metric]) -> list[keras.metrics.Me
     return list(found.values())
 
 
-def _update_state(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:
-    update_state = functools.partial(type(metric).update_state, metric)
+def _update_state(
+    metric: keras.metrics.Metric, update_state: Callable[..., Any], *args: Any, **kwargs: Any
+) -> None:
     share = current_share()
     if share is None:
         update_state(*args, **kwargs)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainer import checks, loop, replica_checks
 from trainer.agreeing import check_batch, check_before, check_begun
-from trainer.algorithm import Algorithm, has_own_step
+from trainer.algorithm import Algorithm, has_own_step, is_plain, overrides
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
@@ -28,7 +28,7 @@ from trainer.networks import Networks, learning_rates
 from trainer.opening import limited, opened
 from trainer.outputs import concatenated
 from trainer.programs import Programs
-from trainer.progress import Progress
+from trainer.progress import Progress, ProgressInSteps
 from trainer.seeds import seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
@@ -37,6 +37,7 @@ from trainer.snapshots.guarding import guarded
 from trainer.snapshots.plain import decoded
 from trainer.snapshots.session import Fits, Session, session_of
 from trainer.snapshots.state import TrainingState
+from trainer.step_attributes import in_step
 from trainer.watching import Mode
 
 
@@ -127,17 +128,21 @@ class CustomTrainer(Algorithm):
         compile_model(model, arguments, settings)
         if jit_compile is None and any(value is not None for value in arguments.values()):
             jit_compile = "auto"  # what the model has just been compiled with
-        self._programs = Programs(self, jit_compile)
+        self._progress_in_steps = ProgressInSteps(lambda: self._progress)
+        self._programs = Programs(self, jit_compile, self._progress_in_steps)
 
     @property
-    def step(self) -> int:
-        """Training steps taken so far, over all calls."""
-        return self._progress.step
+    def step(self) -> int | tf.Tensor:
+        """Training steps taken so far, over all calls; within a step, a tensor (int64)."""
+        return self._progress_in_steps.step() if in_step() else self._progress.step
 
     @property
-    def epoch(self) -> int:
-        """Epochs trained so far, over all calls; no less than a fit's `initial_epoch`."""
-        return self._progress.epoch
+    def epoch(self) -> int | tf.Tensor:
+        """Epochs trained so far, over all calls; within a step, a tensor (int64).
+
+        No less than a fit's `initial_epoch`.
+        """
+        return self._progress_in_steps.epoch() if in_step() else self._progress.epoch
 
     @property
     def optimizer(self) -> keras.Optimizer:
@@ -204,7 +209,8 @@ class CustomTrainer(Algorithm):
             (x, y, sample_weight), validation_data = split_rows(
                 (x, y, sample_weight), validation_split
             )
-        self._check_arrays(x, y)
+        if epochs > initial_epoch and steps_per_epoch is None:
+            self._check_arrays(x, y)
         training = self._opened(
             "train",
             "steps_per_epoch",
@@ -215,16 +221,22 @@ class CustomTrainer(Algorithm):
             shuffle=shuffle,
             class_weight=class_weight,
         )
+        validations = range(initial_epoch + 1, epochs + 1)
+        evaluations = sum(loop.is_due(number, validation_freq) for number in validations)
+        val_batch_size = validation_batch_size or batch_size
+        val_data = keras.utils.unpack_x_y_sample_weight(validation_data)
+        own_evaluate = self._own_evaluate()
         held_out = contextlib.nullcontext((None, None))
-        if validation_data is not None:
-            validations = range(initial_epoch + 1, epochs + 1)
+        if validation_data is not None and own_evaluate is None:
+            if evaluations and validation_steps is None and is_plain(self, "test"):
+                check_labels(self.model, val_data[1])
             held_out = self._opened(
                 "test",
                 "validation_steps",
-                keras.utils.unpack_x_y_sample_weight(validation_data),
+                val_data,
                 steps=validation_steps,
-                evaluations=sum(loop.is_due(number, validation_freq) for number in validations),
-                batch_size=validation_batch_size or batch_size,
+                evaluations=evaluations,
+                batch_size=val_batch_size,
             )
         with training as (feed, steps), held_out as (val_feed, val_steps):
             shown_steps = steps or feed.steps
@@ -233,16 +245,22 @@ class CustomTrainer(Algorithm):
                 run = self._run("train", feed, hooks, steps, epochs)
                 run = guarded(run, self, self._progress)
                 validation = val_feed and self._run("test", val_feed, hooks, val_steps)
+                validate = validation and functools.partial(loop.evaluated, self, validation)
+                if validation_data is not None and own_evaluate is not None:
+                    settings = {"batch_size": val_batch_size, "steps": validation_steps}
+                    validate = functools.partial(
+                        _evaluated, own_evaluate, val_data, hooks, settings
+                    )
                 plan = {"epochs": epochs, "initial epoch": initial_epoch}
                 with self._session_of(run, validation, plan) as session:
                     loop.train(
                         *(self, run, self._progress),
                         epochs=epochs,
                         initial_epoch=initial_epoch,
-                        validation=validation,
+                        validate=validate,
                         validation_freq=validation_freq,
                         resumed=session.resumed,
-                        begun=functools.partial(check_begun, self, self._state()),
+                        begun=functools.partial(self._begun, evaluations and validation),
                         between=session,
                         validating=session.validating,
                     )
@@ -536,13 +554,30 @@ class CustomTrainer(Algorithm):
             learning_rates=learning_rates(self.model) if mode == "train" else (),
         )
 
+    def _own_evaluate(self) -> Callable[..., Any] | None:
+        """Returns the `evaluate` that a class overrides, and that `fit` calls then."""
+        if type(self).evaluate is not CustomTrainer.evaluate:
+            return self.evaluate
+        if overrides(self.model, "evaluate") and not has_own_step(self, "test"):
+            return self.model.evaluate
+        return None
+
+    def _begun(self, validation: Run | None, epoch: int) -> None:
+        """Checks a training that has begun with `epoch`, before its first step."""
+        check_begun(self, self._state(), epoch)
+        if validation and validation.feed.is_in_graph and is_plain(self, "test"):
+            validation.feed.rewind(0)
+            with placed("tracing the test_step for validation_data, before the first step"):
+                validation.program.output_spec(validation.feed)
+
     def _check_arrays(self, x: Any, y: Any) -> None:
         """Raises for arrays of a `fit` that hold what a step cannot take."""
-        check_labels(self.model, y)
+        if is_plain(self, "train"):
+            check_labels(self.model, y)
 
     def _check_compiled(self, method: str, mode: Mode) -> None:
         several = isinstance(self.model, Networks)
-        if several and mode == "train" and not self.model.optimizers:
+        if several and mode == "train" and not (self.model.optimizers or has_own_step(self, mode)):
             raise ValueError(
                 "The networks have no optimizers: give CustomTrainer "
                 "optimizer={'name': keras.optimizers.Adam(), ...}, one for each to train."
@@ -563,3 +598,17 @@ class CustomTrainer(Algorithm):
         ordered += [key for key in sorted(logs) if key not in names]
         values = [logs[name] for name in ordered]
         return values[0] if len(values) == 1 else values
+
+
+def _evaluated(
+    evaluate: Callable[..., Any], data: tuple, hooks: Hooks, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Returns the logs of an `evaluate` that a class overrides, called as Keras's `fit` does."""
+    x, y, sample_weight = data
+    return evaluate(
+        *(x, y),
+        sample_weight=sample_weight,
+        callbacks=hooks.callback_list,
+        return_dict=True,
+        **settings,
+    )

@@ -1,15 +1,25 @@
-"""Errors in one sentence: what came, what was expected, how to mend it."""
+"""Notes on errors: where they came up, what came, and how to mend it."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, NoReturn
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 tree = keras.tree
+# How TensorFlow and Keras begin what they say of shapes that do not fit.
+_OF_SHAPES = (
+    "Invalid input shape",
+    "is incompatible with the layer",
+    "Matrix size-incompatible",
+    "Dimensions must be equal",
+    "Negative dimension size",
+)
 
 
 class placed:  # noqa: N801
@@ -32,49 +42,37 @@ def add_note(error: BaseException, note: str) -> None:
         return
     if hasattr(error, "add_note"):
         error.add_note(note)
-    elif error.args and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]}\n{note}", *error.args[1:])
+    elif len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{note}",)
+    else:
+        warnings.warn(f"{type(error).__name__}: {note}", stacklevel=2)
 
 
-def raise_clearer(error: Exception, inputs: list[keras.KerasTensor] | None, batch: Any) -> NoReturn:
-    """Raises, for an error of a step, a `ValueError` that explains it, or else the error itself.
+def explain(error: Exception, inputs: Any, batch: Any) -> None:
+    """Adds to an error of a step what its batch was, and how to mend what is certain.
 
     Args:
-        error: what TensorFlow or Keras raised.
-        inputs: the model's inputs where the step passes it x, and they are known.
+        error: the error.
+        inputs: the model's inputs, a structure of `keras.KerasTensor`, where the step passes it x
+            and they are known, else `None`.
         batch: the batch or its spec, a structure of things with a shape and a dtype.
     """
     text = str(error)
     x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    sentence = (
-        _of_label(text)
-        or _of_name(text)
-        or _of_missing_loss(text)
-        or _of_shape_at_run_time(text)
-        or _of_range(text)
-        or _of_rows(text)
-        or (inputs and _of_inputs(x, inputs))
-    )
-    if not sentence:
-        add_note(error, f"The batch was {_described(batch)}.")
-        raise error
-    raise ValueError(sentence) from error
+    for hint in (
+        _hint_for_label(text),
+        _hint_for_name(text),
+        _hint_for_missing_loss(text),
+        _hint_for_range(text),
+        _hint_for_strings(text, batch),
+        _hint_for_single_rows(text, x, inputs),
+    ):
+        if hint:
+            add_note(error, hint)
+    add_note(error, f"The batch was {_described(batch)}.")
 
 
-def paired_inputs(x: Any, inputs: list[keras.KerasTensor]) -> list[tuple[str, Any, Any]] | None:
-    """Returns (name, leaf of x, input of the model) for each input, `None` if they do not pair."""
-    if isinstance(x, dict):
-        if any(symbol.name not in x for symbol in inputs):
-            return None
-        return [(f"x[{symbol.name!r}]", x[symbol.name], symbol) for symbol in inputs]
-    leaves = tree.flatten(x)
-    if len(leaves) != len(inputs):
-        return None
-    names = ["x"] if len(leaves) == 1 else [f"x[{number}]" for number in range(len(leaves))]
-    return list(zip(names, leaves, inputs, strict=True))
-
-
-def _of_label(text: str) -> str | None:
+def _hint_for_label(text: str) -> str | None:
     found = re.search(
         r"label value of\D*?(-?\d+)\D*?which is outside the valid range of \[0, (\d+)\)", text
     )
@@ -84,12 +82,12 @@ def _of_label(text: str) -> str | None:
 def label_outside(label: int, classes: int) -> str:
     """Returns the sentence for a label that is no class number."""
     return (
-        f"y has the label {label}, but the model tells {classes} classes apart, so labels run from "
-        f"0 to {classes - 1}: number them so, or give the output layer more units."
+        f"Sparse cross-entropy got the label {label}, but the output has {classes} classes: number "
+        f"labels from 0 to {classes - 1}, or give the output layer more units."
     )
 
 
-def _of_name(text: str) -> str | None:
+def _hint_for_name(text: str) -> str | None:
     found = re.search(r"Could not interpret (metric|loss|optimizer) identifier: (\S+)", text)
     if not found:
         return None
@@ -102,7 +100,7 @@ def _of_name(text: str) -> str | None:
     return f"There is no {kind} {name!r}: {mend}"
 
 
-def _of_missing_loss(text: str) -> str | None:
+def _hint_for_missing_loss(text: str) -> str | None:
     if "No loss to compute" not in text:
         return None
     return (
@@ -111,25 +109,7 @@ def _of_missing_loss(text: str) -> str | None:
     )
 
 
-def _of_shape_at_run_time(text: str) -> str | None:
-    found = re.search(
-        r"Shape of tensor .*?(\[[\d,]*\]) is not compatible with expected shape (\[[\d,?]*\])", text
-    )
-    if not found:
-        return None
-    came, expected = (
-        tuple(None if size == "?" else int(size) for size in shape[1:-1].split(",") if size)
-        for shape in found.groups()
-    )
-    return _misfit("x", came, expected)
-
-
-def _of_rows(text: str) -> str | None:
-    found = re.search(r"A batch has arrays of the shapes .*? have as many\.", text)
-    return found and found[0]
-
-
-def _of_range(text: str) -> str | None:
+def _hint_for_range(text: str) -> str | None:
     number = r"[^-\d]*?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|-?nan)"
     found = re.search(
         f"images run from{number}[^-\\d]*{number}[^-\\d]*makes{number}[^-\\d]*{number}", text
@@ -147,64 +127,50 @@ def out_of_range(least: float, most: float, low: float, high: float) -> str:
     )
 
 
-def _of_inputs(x: Any, inputs: list[keras.KerasTensor]) -> str | None:
-    pairs = paired_inputs(x, inputs)
-    if pairs is None:
-        names = ", ".join(symbol.name for symbol in inputs)
-        return (
-            f"x has {len(tree.flatten(x))} arrays, but the model has {len(inputs)} inputs "
-            f"({names}): give one array for each, in a list or in a dict by these names."
-        )
-    for name, leaf, symbol in pairs:
-        if not hasattr(leaf, "dtype"):
-            continue
-        if tf.as_dtype(leaf.dtype) == tf.string and symbol.dtype != "string":
-            return (
-                f"{name} holds strings, but the model takes {symbol.dtype}: turn them into "
-                "numbers, with keras.layers.StringLookup for one."
-            )
-        came, expected = tuple(leaf.shape), tuple(symbol.shape)
-        if not _fits(came, expected):
-            return _misfit(name, came, expected)
+def _hint_for_strings(text: str, batch: Any) -> str | None:
+    if "Cast string to" not in text:
+        return None
+    for name, part in _parts(batch):
+        for path, leaf in tree.flatten_with_path(part):
+            if getattr(leaf, "dtype", None) == tf.string:
+                place = "".join(f"[{key!r}]" for key in path)
+                return (
+                    f"{name}{place} holds strings: turn them into numbers, with "
+                    "keras.layers.StringLookup for one."
+                )
     return None
 
 
-def _misfit(name: str, came: tuple, expected: tuple) -> str:
-    if _fits(came, expected[1:]):
-        return (
-            f"{name} comes in single rows of shape {came}, but the model takes batches of them, "
-            f"{expected}: call dataset.batch(batch_size)."
-        )
-    if _fits(came[1:], expected[1:]):
-        return (
-            f"{name} has {came[0]} rows on each device, but the model takes {expected[0]}: let "
-            "each batch, the last one too, have so many for each device, or make the model for any "
-            "number of rows."
-        )
-    return (
-        f"{name} has shape {came}, but the model takes {expected}: reshape the data, or the input "
-        "of the model."
-    )
-
-
-def _fits(came: tuple, expected: tuple) -> bool:
-    return len(came) == len(expected) and all(
-        None in (here, there) or here == there for here, there in zip(came, expected, strict=True)
-    )
+def _hint_for_single_rows(text: str, x: Any, inputs: Any) -> str | None:
+    leaves, symbols = tree.flatten(x), tree.flatten(inputs)
+    if len(leaves) != len(symbols) or not any(begin in text for begin in _OF_SHAPES):
+        return None
+    for leaf, symbol in zip(leaves, symbols, strict=True):
+        came = tf.TensorShape(getattr(leaf, "shape", None))
+        expected = tf.TensorShape(symbol.shape)
+        # A batch of single numbers may have the shape (1,), to which Keras adds an axis.
+        if came.is_fully_defined() and came not in ([], [1]) and came == expected[1:]:
+            return (
+                f"x comes in single rows of shape {came}, but the model takes batches of them, "
+                f"{expected}: call dataset.batch(batch_size)."
+            )
+    return None
 
 
 def _described(batch: Any) -> str:
-    parts = zip(
-        ("x", "y", "sample_weight"), keras.utils.unpack_x_y_sample_weight(batch), strict=True
-    )
     return "; ".join(
         f"{name}: " + ", ".join(_leaf_described(leaf) for leaf in tree.flatten(part))
-        for name, part in parts
+        for name, part in _parts(batch)
         if part is not None
     )
+
+
+def _parts(batch: Any) -> Iterator[tuple[str, Any]]:
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    return zip(("x", "y", "sample_weight"), parts, strict=True)
 
 
 def _leaf_described(leaf: Any) -> str:
     if not hasattr(leaf, "dtype"):
         return type(leaf).__name__
-    return f"{tf.as_dtype(leaf.dtype).name} {tuple(leaf.shape)}"
+    return f"{tf.as_dtype(leaf.dtype).name} {tf.TensorShape(leaf.shape)}"

@@ -31,14 +31,16 @@ def refusing_to_apply(optimizers: Iterable[keras.Optimizer]) -> Iterator[None]:
         yield
 
 
-def _apply_if_weighed(optimizer: keras.Optimizer, *args: Any, **kwargs: Any) -> Any:
+def _apply_if_weighed(
+    optimizer: keras.Optimizer, apply: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     if current_share() and not _is_weighed.get():
         raise ValueError(
             f"A step applies gradients by the optimizer {optimizer.name}, which adds them up over "
             "devices whatever rows they are of: call self.minimize(loss, tape, variables, "
             "optimizer), or self.apply_gradients(gradients, variables, optimizer)."
         )
-    return type(optimizer).apply(optimizer, *args, **kwargs)
+    return apply(*args, **kwargs)
 
 
 def apply_on_replicas(

@@ -14,6 +14,12 @@ from trainer.collecting import Ran
 from trainer.outputs import joined
 from trainer.watching import Mode, Watch, Watcher
 
+_MONITORING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
+
 
 class Hooks:
     """Calls the hooks of callbacks; batch hooks only of those that have one.
@@ -22,11 +28,12 @@ class Hooks:
         callbacks: callbacks that know their model and parameters.
 
     Attributes:
+        callback_list: the callbacks as one.
         callbacks: the single callbacks.
     """
 
     def __init__(self, callbacks: keras.callbacks.CallbackList):
-        self._list = callbacks
+        self.callback_list = callbacks
         self.callbacks = callbacks.callbacks
         # A list with hooks of its own gets them called; a plain one is seen through.
         plain = type(callbacks) is keras.callbacks.CallbackList
@@ -35,21 +42,21 @@ class Hooks:
 
     def begin(self, mode: Mode) -> None:
         """Calls `on_<mode>_begin`."""
-        getattr(self._list, f"on_{mode}_begin")()
+        getattr(self.callback_list, f"on_{mode}_begin")()
         self._look_again(mode)
 
     def end(self, mode: Mode, logs: dict[str, Any] | None = None) -> None:
         """Calls `on_<mode>_end`."""
-        getattr(self._list, f"on_{mode}_end")(logs)
+        getattr(self.callback_list, f"on_{mode}_end")(logs)
 
     def epoch_begin(self, epoch: int) -> None:
         """Calls `on_epoch_begin`."""
-        self._list.on_epoch_begin(epoch)
+        self.callback_list.on_epoch_begin(epoch)
         self._look_again("train")
 
     def epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Calls `on_epoch_end`."""
-        self._list.on_epoch_end(epoch, logs)
+        self.callback_list.on_epoch_end(epoch, logs)
 
     def watch(self, mode: Mode) -> Watch:
         """Returns what the callbacks must see of the batches of the run that goes on in `mode`."""
@@ -133,7 +140,8 @@ def _add_history(callbacks: keras.callbacks.CallbackList, model: keras.Model) ->
 def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]) -> None:
     """Tells callbacks with `mode="auto"` whether less or more of what they monitor is better.
 
-    Keras looks that up for the compiled metrics, and refuses others at the end of the first epoch.
+    Keras's own callbacks look that up for the compiled metrics, and refuse others at the end of the
+    first epoch.
 
     Args:
         callbacks: the callbacks.
@@ -143,8 +151,10 @@ def settle_modes(callbacks: list[keras.callbacks.Callback], names: Iterable[str]
         ValueError: the name does not tell.
     """
     for callback in map(unwrapped, callbacks):
-        name = str(getattr(callback, "monitor", "")).removeprefix("val_")
-        if name in names and getattr(callback, "mode", None) == "auto":
+        if not isinstance(callback, _MONITORING) or callback.mode != "auto":
+            continue
+        name = callback.monitor.removeprefix("val_")
+        if name in names:
             if name.endswith("loss"):
                 callback.mode = "min"
             elif name.endswith("accuracy"):

@@ -1,17 +1,17 @@
-"""Class numbers under sparse cross-entropy: checked where the number of classes is known.
+"""Class numbers under sparse cross-entropy: checked where the number of classes is certain.
 
-Outside the classes TensorFlow raises an error about an operation, after part of the step has run,
-or, on an accelerator, computes NaN.
+Outside the classes TensorFlow raises an error on a CPU, and computes NaN on an accelerator or under
+XLA.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from trainer.errors import label_outside
 
@@ -19,7 +19,9 @@ tree = keras.tree
 
 
 def check_labels(model: keras.Model, y: Any) -> None:
-    """Checks all labels of targets given as arrays; those on disk are left for their step.
+    """Checks the labels of targets given as arrays, for a step and a model that are Keras's own.
+
+    Arrays on disk are not read for it.
 
     Raises:
         ValueError: a label is no class number.
@@ -31,29 +33,6 @@ def check_labels(model: keras.Model, y: Any) -> None:
         for label in (int(labels.min()), int(labels.max())):
             if not 0 <= label < classes and label != ignored:
                 raise ValueError(label_outside(label, classes))
-
-
-def guard_labels(model: keras.Model, batch: Any) -> Any:
-    """Returns `batch`, in the graph to be had only if its labels are class numbers.
-
-    A step that fails in its loss has by then changed moving averages: a model that has such
-    weights gets its batch through this guard. Others lose nothing by failing in the loss.
-    """
-    if not model.non_trainable_weights:
-        return batch
-    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    checks = []
-    for labels, classes, ignored in _sparse_targets(model, y):
-        if not isinstance(labels, tf.Tensor) or not labels.dtype.is_integer:
-            continue
-        wrong = (labels < 0) | (labels >= classes)
-        wrong = wrong if ignored is None else wrong & (labels != ignored)
-        worst = tf.reduce_max(tf.where(wrong, labels, tf.zeros_like(labels)))
-        worst = tf.where(worst == 0, tf.reduce_min(labels), worst)
-        told = ("label value of", worst, f"which is outside the valid range of [0, {classes})")
-        checks.append(tf.debugging.Assert(~tf.reduce_any(wrong), told))
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        return tree.map_structure(lambda t: t if t is None else tf.identity(t), batch)
 
 
 def _sparse_targets(model: keras.Model, y: Any) -> Iterator[tuple[Any, int, int | None]]:
@@ -77,8 +56,10 @@ def per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:
 
 
 def _is_sparse_crossentropy(loss: Any) -> bool:
-    return (
-        isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        or loss == "sparse_categorical_crossentropy"
-        or loss is keras.losses.sparse_categorical_crossentropy
-    )
+    """Returns whether a loss is Keras's own, which counts classes from 0 on the last axis."""
+    with contextlib.suppress(ValueError):  # a name that there is not: the step will say it
+        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if loss is keras.losses.sparse_categorical_crossentropy:
+        return True
+    of_keras = keras.losses.SparseCategoricalCrossentropy
+    return type(loss) is of_keras and loss.get_config().get("axis", -1) == -1

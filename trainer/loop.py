@@ -12,9 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import keras
 
-from trainer import checks
 from trainer.algorithm import Algorithm
-from trainer.callbacks.for_network import unwrapped
 from trainer.collecting import Ran
 from trainer.groups import Run, agree_to_stop, groups
 from trainer.hooks import python_logs
@@ -67,7 +65,7 @@ def train(
     *,
     epochs: int,
     initial_epoch: int,
-    validation: Run | None = None,
+    validate: Callable[[], dict[str, float] | None] | None = None,
     validation_freq: int | Sequence[int] = 1,
     resumed: Resumed | None = None,
     begun: Callable[[int], None] = int,
@@ -94,7 +92,7 @@ def train(
         progress: is moved on with each step and epoch.
         epochs: the epoch to end before.
         initial_epoch: the epoch to begin with, unless a callback restores another.
-        validation: the evaluation after an epoch.
+        validate: returns the logs of an evaluation after an epoch, `None` if there was no batch.
         validation_freq: every how many epochs, or after which, counted from 1.
         resumed: the training to go on with, if it is one.
         begun: told the epoch to begin with, after `on_train_begin`; may raise.
@@ -119,19 +117,17 @@ def train(
             _begin_again(run, place, resumed)
         else:
             _begin_epoch(algorithm, run, progress, epoch)
-            if epoch == start.epoch:
-                _check_monitors(run, validation)
         logs = _train_epoch(model, run, progress, place, between)
         if logs is None:
             _end_without_batch(epoch, is_first=epoch == start.epoch)
             break
         epoch_logs = dict(_epoch_logs(algorithm, run, logs))
-        if validation is not None and is_due(epoch + 1, validation_freq):
+        if validate is not None and is_due(epoch + 1, validation_freq):
             with validating():
-                val_logs = _evaluated(algorithm, validation)
+                val_logs = validate()
             if val_logs is None:
                 _warn_of_no_validation(epoch)
-                validation = None
+                validate = None
             else:
                 epoch_logs |= {f"val_{key}": value for key, value in val_logs.items()}
         progress.epoch += 1
@@ -149,17 +145,19 @@ def evaluate(algorithm: Algorithm, run: Run) -> dict[str, float]:
     Raises:
         ValueError: the feed had no batch.
     """
-    logs = _evaluated(algorithm, run)
+    logs = evaluated(algorithm, run)
     if logs is None:
         raise ValueError(_NO_BATCH)
     return logs
 
 
-def _evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
+def evaluated(algorithm: Algorithm, run: Run) -> dict[str, float] | None:
+    """Returns the logs of a pass through the feed, `None` if it had no batch."""
     model = algorithm.model
     model.stop_evaluating = False
     run.hooks.begin("test")
     algorithm.reset_metrics()
+    run.program.means.reset()
     logs = _last_outputs(_pass(run, model))
     results = python_logs(_epoch_logs(algorithm, run, logs or {}))
     run.hooks.end("test", results)
@@ -185,6 +183,7 @@ def predict(model: keras.Model, run: Run) -> Any:
 
 def _begin_epoch(algorithm: Algorithm, run: Run, progress: Progress, epoch: int) -> None:
     algorithm.reset_metrics()
+    run.program.means.reset()
     run.hooks.epoch_begin(epoch)
     feed = run.feed
     feed.epoch_began()
@@ -196,33 +195,6 @@ def _begin_again(run: Run, place: Place, resumed: Resumed) -> None:
     """Begins an epoch whose first steps were done in another process."""
     run.hooks.epoch_begin(place.epoch)
     resumed.put_back()
-
-
-def _check_monitors(run: Run, validation: Run | None) -> None:
-    callbacks = map(unwrapped, run.hooks.callbacks)
-    monitoring = [callback for callback in callbacks if _reads_monitor(callback)]
-    if not monitoring:
-        return
-    keys, val_keys = _log_keys(run), set()
-    if validation is not None and validation.feed.is_in_graph:
-        validation.feed.rewind(0)
-        val_keys = _log_keys(validation)
-    elif validation is not None:
-        val_keys = keys  # for the step's own, a batch would have to be fetched before its time
-    if keys is not None and val_keys is not None:
-        checks.monitors(monitoring, keys, val_keys, has_validation=validation is not None)
-
-
-def _reads_monitor(callback: keras.callbacks.Callback) -> bool:
-    # A `ModelCheckpoint` that saves each time has a `monitor`, too.
-    monitors = isinstance(getattr(callback, "monitor", None), str)
-    return monitors and getattr(callback, "save_best_only", True)
-
-
-def _log_keys(run: Run) -> set[str] | None:
-    """Returns the log keys of a step, `None` if only running it would tell."""
-    spec = run.program.output_spec(run.feed)
-    return None if spec is None else set(spec)
 
 
 def _train_epoch(
@@ -279,6 +251,8 @@ def _pass(run: Run, model: keras.Model) -> Iterator[Any]:
 
 
 def _epoch_logs(algorithm: Algorithm, run: Run, logs: dict[str, Any]) -> dict[str, Any]:
+    if means := run.program.means.results():
+        return {**algorithm.epoch_logs(logs), **means}
     # A callback may have changed the metrics since the last step. To read them takes all processes,
     # which need not have the same callbacks.
     unwatched = logs and (run.peers.count > 1 or not run.hooks.watch(run.mode).watchers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -60,13 +60,15 @@ def refusing_calls(losses: Iterable[keras.losses.Loss]) -> Iterator[None]:
         yield
 
 
-def _call_if_weighed(loss: keras.losses.Loss, *args: Any, **kwargs: Any) -> Any:
+def _call_if_weighed(
+    loss: keras.losses.Loss, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     if current_share() and not _is_weighed.get():
         raise ValueError(
             f"A step calls the loss {loss.name}, whose result Keras divides by the number of "
             "devices: call it by self.call_loss(loss, y, y_pred), which is right on any number."
         )
-    return type(loss).call(loss, *args, **kwargs)
+    return call(*args, **kwargs)
 
 
 def weights_on_replica(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +25,8 @@ from trainer.collecting import (
 from trainer.feeds import Batch, Feed, Source
 from trainer.pace import Pace
 from trainer.replicas import Replicas
+from trainer.step_context import StepContext
+from trainer.step_means import StepMeans
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
@@ -38,16 +40,18 @@ class Program:
     Args:
         step: takes a batch, returns a structure of tensors.
         replicas: runs the step on each of them.
-        run_eagerly: whether to run the step as plain Python, for a debugger.
         jit_compile: whether XLA compiles the step, wherever its batches come from.
         results: tells, in the graph, what the last step returned, where that is left in variables:
             the steps before it then need not compute what nobody reads.
-        explain: given an error of the step and the batch or its spec, raises one to show the user.
+        means: means of what the step returns, which the step updates.
+        explain: given an error of the step and the batch or its spec, adds to it what a user needs.
+        context: what the step depends on besides its batch.
 
     Attributes:
         pace: how many steps a call may have to be a short one.
         returns_results: whether `results` was given.
         gathers: whether groups have one step, as replicas gather in it what they exchange.
+        means: means of what the step returns over an epoch.
         done: how many steps the last call of `run` had, also if something ended it.
     """
 
@@ -58,24 +62,30 @@ class Program:
         step: Callable[[Batch], Any],
         *,
         replicas: Replicas,
-        run_eagerly: bool = False,
         jit_compile: bool = False,
         results: Callable[[], Any] | None = None,
-        explain: Callable[[Exception, Any], NoReturn],
+        means: StepMeans,
+        explain: Callable[[Exception, Any], None],
+        context: StepContext,
     ):
         @_graph_as_written
         def explained_step(batch: Batch) -> Any:
             try:
-                return step(batch)
+                with context.step():
+                    return step(context.begin(batch))
             except Exception as error:
                 explain(error, batch)
+                raise
 
         @_graph_as_written
         def replicated_step(batch: Batch) -> Any:
-            return replicas.run(explained_step, batch)
+            outputs = replicas.run(explained_step, batch)
+            context.end(outputs)
+            return outputs
 
         self.pace = Pace()
-        self._run_eagerly = run_eagerly
+        self.means = means
+        self._context = context
         self._explain = explain
         self._replicas = replicas
         self._replicated_step = replicated_step
@@ -113,6 +123,7 @@ class Program:
             StopIteration: the pass had no further batch; no step ran.
         """
         self.done = 0
+        self._prepare()
         if feed.ended:
             raise StopIteration
         # Whether XLA takes the step is tried on a batch that can be run again without it.
@@ -140,10 +151,15 @@ class Program:
 
     def run_on_batch(self, batch: Batch) -> Any:
         """Runs one step on `batch`, returns its outputs."""
+        self._prepare()
+        return self._on_batch(batch)
+
+    def _on_batch(self, batch: Batch) -> Any:
         return self._replicas.merged_now(self._run_step(lambda: self._step, batch))
 
     def run_eagerly_on(self, batch: Batch) -> Any:
         """Runs one step on `batch` as plain Python, for a debugger; returns its outputs."""
+        self._prepare()
         return self._replicas.merged_now(self._replicated_step(batch))
 
     def _run_step(self, step: Callable[[], Callable], batch: Batch) -> Any:
@@ -153,12 +169,18 @@ class Program:
         except tf.errors.OpError as error:
             if self._gives_up_xla(error):
                 return self._run_step(step, batch)
+            self._context.undo()
             self._explain(error, batch)
+            raise
+        except BaseException:
+            self._context.undo()
+            raise
         self._xla_works = self._jit_compile
         return outputs
 
     def output_spec(self, feed: Feed) -> Any | None:
         """Returns the structure of what a step returns, without running one; `None` if eager."""
+        self._prepare()
         if self._run_eagerly:
             return None
         in_graph = feed.is_in_graph
@@ -170,12 +192,18 @@ class Program:
         """The variables that the traced steps read, those that belong to no layer, too."""
         traced = (variable for trace in self._traces.values() for variable in trace.variables)
         found = {id(variable): variable for variable in traced}
-        for variable in self._replicas.own_variables:
+        for variable in (*self._replicas.own_variables, *self._context.own_variables):
             found.pop(id(variable), None)
         return list(found.values())
 
+    def _prepare(self) -> None:
+        """Drops all traces where the step is another one by now."""
+        if self._context.prepare():
+            self._compile(self._jit_compile)
+
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile
+        self._run_eagerly = self._context.run_eagerly
         self._groups: dict[tuple, Callable] = {}
         self._group_traces: dict[tuple, Callable] = {}
         self._steps_by_rows: dict[tuple, Callable] = {}
@@ -227,10 +255,6 @@ class Program:
             if not self.done and self._gives_up_xla(error):
                 return self._run_in_graph(feed, k, each, until, under_xla=False)
             self._explain(error, feed.batch_spec())
-        except ValueError as error:
-            # A trace that earlier data had opened to any shape is refused as a whole.
-            if "EnsureShape" in str(error):
-                self._explain(error, feed.batch_spec())
             raise
 
     def _call_group(
@@ -253,6 +277,7 @@ class Program:
             self.done = int(done)
         except BaseException:
             self.done = int(self._counter.read_value()) - self._counted
+            self._context.undo()
             raise
         finally:
             self._counted += self.done
@@ -344,7 +369,7 @@ class Program:
                 if not self._run_eagerly and feed.position == 0:
                     # Open to any number of rows from the start: an odd last batch is no new trace.
                     self._outputs_of(feed.batch_spec())
-                outputs.append(self.run_on_batch(feed.next()))
+                outputs.append(self._on_batch(feed.next()))
                 self.done += 1
         if not outputs:
             raise StopIteration
@@ -373,6 +398,7 @@ class PredictProgram(Program):
 
     def run(self, feed: Feed, k: int = 1, **how: Any) -> Ran:
         """Returns the outputs of up to `k` steps; else as in `Program`."""
+        self._prepare()
         if not feed.position and not feed.ended:
             spec = self.output_spec(feed) if feed.is_in_graph else None
             self._joins = spec is not None and Rows.takes(spec)

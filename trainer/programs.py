@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +15,14 @@ from trainer import checks, replica_checks, xla
 from trainer.algorithm import Algorithm, calls_as_built, has_own_step, overrides
 from trainer.building import build_by_step, build_state
 from trainer.compiling import compile_mark
-from trainer.errors import raise_clearer
+from trainer.errors import explain
 from trainer.feeds import Feed, rows_at_hand
-from trainer.labels import guard_labels
 from trainer.networks import build_optimizers, trained_networks
 from trainer.program import PredictProgram, Program
+from trainer.progress import ProgressInSteps
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
+from trainer.step_context import StepContext
+from trainer.step_means import StepMeans
 from trainer.sums import read_at_once
 from trainer.watching import Mode
 
@@ -30,14 +34,21 @@ class Programs:
         algorithm: has the steps.
         jit_compile: what the user asked for, until the model is compiled again; `None` stands for
             what it was compiled with.
+        progress: how far training has come, for steps to read.
     """
 
-    def __init__(self, algorithm: Algorithm, jit_compile: bool | str | None):
+    def __init__(
+        self, algorithm: Algorithm, jit_compile: bool | str | None, progress: ProgressInSteps
+    ):
         self._algorithm = algorithm
+        self._progress = progress
         self._asked = (compile_mark(algorithm.model), jit_compile)
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         self._built_for: tuple = ()
         self._ready_for: dict[Mode, tuple] = {}  # runs of several replicas
+        self._means = {
+            mode: StepMeans(self._known_metrics) for mode in ("train", "test", "predict")
+        }
         self._built_by: dict[str, tuple] = {}  # steps of them, and what marked the model
 
     def choose_xla(
@@ -98,13 +109,14 @@ class Programs:
             if self._built_by.get(step) == mark:
                 return
             try:
-                build_by_step(algorithm, getattr(algorithm, step), spec)
+                build_by_step(algorithm, self._checked_step(step.removesuffix("_step")), spec)
                 self._built_by[step] = mark
                 return
             except Exception as error:
                 failed = error
         if not algorithm.model.built:
-            raise_clearer(failed, algorithm.known_inputs(mode), spec)
+            explain(failed, algorithm.known_inputs(mode), spec)
+            raise failed
         # The step will say it better.
         with algorithm.model.distribute_strategy.scope():
             build_optimizers(algorithm.model)
@@ -147,21 +159,27 @@ class Programs:
             self._built_for = mark
 
     def program(self, mode: Mode, choice: xla.Choice) -> Program:
-        """Returns the compiled step of `mode`."""
+        """Returns the compiled step of `mode`.
+
+        Raises:
+            ValueError: the model compiles its steps itself.
+        """
         model = self._algorithm.model
-        made_by = (compile_mark(model), model.run_eagerly, choice.steps)
+        checks.compiles_no_steps(model, mode)
+        made_by = (compile_mark(model), choice.steps)
         if mode not in self._programs or self._programs[mode][0] != made_by:
             known_inputs = self._algorithm.known_inputs
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),
                 replicas=self._replicas(mode),
-                run_eagerly=model.run_eagerly,
                 jit_compile=choice.steps,
                 results=self._metric_results if self._returns_results(mode) else None,
-                explain=lambda error, batch: raise_clearer(
+                explain=lambda error, batch: explain(
                     error, known_inputs(mode), rows_at_hand(batch)
                 ),
+                means=self._means[mode],
+                context=StepContext(self._algorithm, mode, self._progress, self._assigned(mode)),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
@@ -177,6 +195,11 @@ class Programs:
         if mode == "predict":
             return ReplicasWithRows(strategy, kept)
         return ReplicasWithLogs(strategy, kept, self._algorithm.metric_results)
+
+    def _assigned(self, mode: Mode) -> Callable[[], list[keras.Variable]]:
+        """Returns what lists the variables that a step assigns in its forward pass."""
+        own = operator.attrgetter("non_trainable_variables")
+        return functools.partial(own, self._algorithm.model) if mode == "train" else list
 
     def _averages(self) -> list[keras.Variable]:
         """Returns what layers assign for themselves, and Keras adds up for none of them."""
@@ -197,7 +220,12 @@ class Programs:
         return list({id(optimizer): optimizer for optimizer in own}.values())
 
     def _metrics(self) -> list[keras.metrics.Metric]:
-        """Returns all metrics that a step may update, whatever a class lists."""
+        """Returns all metrics that a step updates, those that are made for it, too."""
+        means = [mean for means in self._means.values() for mean in means.metrics]
+        return [*self._known_metrics(), *means]
+
+    def _known_metrics(self) -> list[keras.metrics.Metric]:
+        """Returns all metrics that a user knows of, whatever a class lists."""
         algorithm = self._algorithm
         of_keras = keras.Model.metrics.fget(algorithm.model)
         return list({id(metric): metric for metric in [*algorithm.metrics, *of_keras]}.values())
@@ -211,16 +239,15 @@ class Programs:
 
     def _checked_step(self, mode: Mode) -> Callable[[Any], Any]:
         """Returns the step of `mode` with what can be checked of its batch and its result."""
-        model = self._algorithm.model
-        step, name = getattr(self._algorithm, f"{mode}_step"), f"{mode}_step"
+        algorithm, name = self._algorithm, f"{mode}_step"
+        step, means = getattr(algorithm, name), self._means[mode]
+        has_means = mode != "predict" and has_own_step(algorithm, mode)
 
         def checked_step(batch: Any) -> Any:
-            batch = checks.shapes(self._algorithm.known_inputs(mode), batch)
-            if mode == "predict":
-                return step(batch)
-            if mode == "train":
-                batch = guard_labels(model, batch)
-            return checks.logs(step(batch), name)
+            batch = _with_rank(batch, algorithm.known_inputs(mode))
+            if has_means:
+                return means.run(step, name, batch)
+            return step(batch) if mode == "predict" else checks.logs(step(batch), name)
 
         return checked_step
 
@@ -234,3 +261,18 @@ class Programs:
             and type(algorithm).compute_metrics is Algorithm.compute_metrics
             and not any(overrides(model, name) for name in of_model)
         )
+
+
+def _with_rank(batch: Any, inputs: list[keras.KerasTensor] | None) -> Any:
+    """Returns `batch` with the rank of the model's inputs where the data leave x of any rank."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    leaves = keras.tree.flatten(x)
+    are_open = [isinstance(leaf, tf.Tensor) and leaf.shape.rank is None for leaf in leaves]
+    if not any(are_open) or len(leaves) != len(inputs or ()):
+        return batch
+    ranked = [
+        tf.ensure_shape(leaf, [None] * len(symbol.shape)) if is_open else leaf
+        for leaf, symbol, is_open in zip(leaves, inputs, are_open, strict=True)
+    ]
+    x = keras.tree.pack_sequence_as(x, ranked)
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)

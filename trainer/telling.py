@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -48,9 +48,9 @@ class Telling:
         self._told: dict[Any, Told] = {}
         self._kept: list[Any] = []  # else the next tensor may have the id of one that is gone
 
-    def result(self, metric: keras.metrics.Metric) -> Any:
-        """Returns the result of a metric."""
-        result = type(metric).result(metric)
+    def result(self, metric: keras.metrics.Metric, result_of: Callable[[], Any]) -> Any:
+        """Returns the result of a metric, which `result_of` returns."""
+        result = result_of()
         for key, value in result.items() if isinstance(result, dict) else [("", result)]:
             self._told.setdefault(_mark(value), Told(metric, key))
             self._kept.append(value)

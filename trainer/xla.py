@@ -73,7 +73,7 @@ def choose(
         planned: steps that the whole call will have, `None` where that is open.
         obstacle: why, on a CPU, steps would not gain, `None` where only the model decides it.
     """
-    if model.run_eagerly:
+    if model.run_eagerly or tf.config.functions_run_eagerly():
         return Choice(False, False, "steps run eagerly")
     if asked != "auto":
         asked = model.jit_compile if asked is None else asked

@@ -80,7 +80,7 @@ class ForNetwork(keras.callbacks.Callback):
                 f"did you mean {near[0]!r}?" if near else f"they are {', '.join(model.networks)}."
             )
             raise ValueError(f"The model has no network {self.network!r}: {mend}")
-        if self.network not in model.optimizers and isinstance(self.callback, OF_ONE_OPTIMIZER):
+        if self.network not in model.optimizers and needs_one_optimizer(self.callback):
             raise ValueError(
                 f"{type(self.callback).__name__} is for an optimizer, but the network "
                 f"{self.network!r} has none: bind it to one of {', '.join(model.optimizers)}."
@@ -91,6 +91,15 @@ class ForNetwork(keras.callbacks.Callback):
 def unwrapped(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
     """Returns the callback that is bound, or `callback` itself where it is not."""
     return unwrapped(callback.callback) if isinstance(callback, ForNetwork) else callback
+
+
+def needs_one_optimizer(callback: keras.callbacks.Callback) -> bool:
+    """Returns whether `callback` has hooks of Keras's that read or set the model's optimizer."""
+    if not isinstance(callback, OF_ONE_OPTIMIZER):
+        return False
+    base = next(kind for kind in OF_ONE_OPTIMIZER if isinstance(callback, kind))
+    own = type(callback).__mro__[: type(callback).__mro__.index(base)]
+    return not any(name in _HOOKS for cls in own for name in vars(cls))
 
 
 class _View:

@@ -1,0 +1,85 @@
+"""What a compiled step depends on besides its batch, and what has to be set around it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.algorithm import Algorithm
+from trainer.compiling import compile_mark
+from trainer.progress import ProgressInSteps
+from trainer.rollback import Rollback
+from trainer.step_attributes import StepAttributes
+from trainer.watching import Mode
+
+
+class StepContext:
+    """Whether a traced step still is the one that is asked for, and what is around it.
+
+    It is another one after `compile`, after `make_train_function(force=True)`, where steps are to
+    run eagerly or no longer, and where an attribute of the trainer has changed that it reads.
+
+    Args:
+        algorithm: has the step.
+        mode: whose step it is.
+        progress: how far training has come, for steps to read.
+        assigned: returns what the forward pass of a step assigns.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        mode: Mode,
+        progress: ProgressInSteps,
+        assigned: Callable[[], list[keras.Variable]],
+    ):
+        self._model = algorithm.model
+        self._mode = mode
+        self._progress = progress
+        self._attributes = StepAttributes(algorithm)
+        self._rollback = Rollback(assigned, algorithm.model.distribute_strategy)
+        self._marks: tuple = ()
+
+    @property
+    def run_eagerly(self) -> bool:
+        """Whether steps run as plain Python, for a debugger."""
+        return self._model.run_eagerly or tf.config.functions_run_eagerly()
+
+    @property
+    def own_variables(self) -> list[tf.Variable]:
+        """Variables that steps read and that are no part of a training."""
+        return [*self._rollback.own_variables, *self._progress.own_variables]
+
+    def prepare(self) -> bool:
+        """Gets ready for a call; returns whether the step is another one than at the last call."""
+        self._progress.prepare()
+        self._rollback.prepare()
+        # Keras keeps here what `make_train_function` makes.
+        function = getattr(self._model, f"{self._mode}_function", None)
+        marks = (compile_mark(self._model), function, self.run_eagerly)
+        before, self._marks = self._marks, marks
+        return self._attributes.changed() or marks != before
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Goes around a step, on each replica."""
+        with self._attributes.recording():
+            yield
+
+    def begin(self, batch: Any) -> Any:
+        """Returns the batch of a step that begins, on each replica."""
+        return self._rollback.begin(batch)
+
+    def end(self, outputs: Any) -> None:
+        """Is told the outputs of a step, of all replicas."""
+        self._rollback.end(outputs)
+        if self._mode == "train":
+            self._progress.count()
+
+    def undo(self) -> None:
+        """Restores what a step assigned that failed."""
+        self._rollback.undo()
