@@ -525,6 +525,10 @@ class CustomTrainer(Algorithm):
         choice = self._programs.choose_xla(mode, feed, planned=length and length * epochs)
         program = self._programs.program(mode, choice)
         at_once = int(self.model.steps_per_execution)
+        if mode == "test":
+            for callback in hooks.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.validation_steps = length
         self._explanations[mode] = functools.partial(
             explanation, mode, program, hooks, at_once, choice
         )

@@ -18,10 +18,14 @@ def replaced(objects: Iterable[Any], method: str, by: Callable[..., Any]) -> Ite
         by: takes the object, and then what the method takes.
     """
     objects = list(objects)
+    before = [vars(instance).get(method) for instance in objects]
     for instance in objects:
         setattr(instance, method, functools.partial(by, instance))
     try:
         yield
     finally:
-        for instance in objects:
-            delattr(instance, method)
+        for instance, method_before in zip(objects, before, strict=True):
+            if method_before is None:
+                delattr(instance, method)
+            else:
+                setattr(instance, method, method_before)
