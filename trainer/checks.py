@@ -176,3 +176,12 @@ def monitors(
             f"{', or give validation_data' if is_of_validation else ''}.",
             stacklevel=6,
         )
+
+
+def outside_functions(method: str, kind: type[Exception]) -> None:
+    """Raises an error of `kind`, as Keras does for `method`, while a `tf.function` is traced."""
+    if tf.inside_function() and not tf.executing_eagerly():  # as in `tf.init_scope`
+        raise kind(
+            f"{method} was called inside a tf.function, which traces Python once and runs no loop "
+            f"of Python's: call {method} outside of it."
+        )

@@ -197,6 +197,7 @@ class CustomTrainer(Algorithm):
             ValueError: the model is not compiled, or the data or an argument does not fit; before
                 any weight changes.
         """
+        checks.outside_functions("fit", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
         epochs = limited("epochs", epochs, keras.config.max_epochs())
@@ -278,6 +279,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the model is not compiled, or the data or an argument does not fit.
         """
+        checks.outside_functions("evaluate", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("evaluate", "test")
         data = (x, y, sample_weight)
         opened = self._opened("test", "steps", data, steps=steps, batch_size=batch_size)
@@ -310,6 +312,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the data or an argument does not fit.
         """
+        checks.outside_functions("predict", AttributeError)
         data = (x, None, None)
         opened = self._opened("predict", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
@@ -325,6 +328,8 @@ class CustomTrainer(Algorithm):
         return_dict: bool = False,
     ) -> float | list[float] | dict[str, float]:
         """Trains on one batch. Arguments and result are Keras's.
+
+        Inside a `tf.function` it becomes part of that, as under Keras; `step` does not count there.
 
         Args:
             x: inputs of the batch.
@@ -348,7 +353,8 @@ class CustomTrainer(Algorithm):
             sample_weight = class_weights(y, class_weight)
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("train", (x, y, sample_weight)))
-        self._progress.count(1)
+        if tf.executing_eagerly():  # a trace is no step
+            self._progress.count(1)
         return logs if return_dict else self._in_order(logs)
 
     @checks.known_arguments
@@ -364,6 +370,7 @@ class CustomTrainer(Algorithm):
     @checks.known_arguments
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
+        checks.outside_functions("predict_on_batch", AttributeError)
         return concatenated([self._run_on_batch("predict", (x,))])
 
     def save_snapshot(self, path: str | os.PathLike) -> None:
