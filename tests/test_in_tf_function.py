@@ -110,6 +110,7 @@ def in_callback(of):
 LEGAL = [in_python_function, in_init_scope, in_eager_function, in_callback]
 
 
+@pytest.mark.xdist_group("dense")
 @pytest.mark.parametrize("place", LEGAL)
 def test_calls_that_only_look_like_it_are_as_ever(place):
     twins = untrained(dense)

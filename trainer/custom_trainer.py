@@ -19,7 +19,7 @@ from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
 from trainer.errors import placed
-from trainer.explaining import explanation
+from trainer.explaining import Facts, explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
@@ -111,7 +111,7 @@ class CustomTrainer(Algorithm):
         self._fits = Fits()
         self._session: Session | None = None
         self._restored: Contents | None = None
-        self._explanations: dict[Mode, Callable[[], str]] = {}
+        self._explanations: dict[Mode, Callable[[], str | None]] = {}
         arguments = {
             "optimizer": optimizer,
             "loss": loss,
@@ -443,10 +443,11 @@ class CustomTrainer(Algorithm):
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
 
-        It tells how many steps run in one compiled call, which callback holds that at one step, and
-        whether XLA compiles them.
+        It reports how many steps a compiled call had at most and what limited that, and whether XLA
+        compiled them.
         """
-        return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
+        lines = (explain() for explain in self._explanations.values())
+        return "\n".join(filter(None, lines)) or "Nothing has run yet."
 
     def _state(self) -> AlgorithmState:
         return AlgorithmState(self, self._progress)
@@ -536,9 +537,13 @@ class CustomTrainer(Algorithm):
             for callback in hooks.callbacks:
                 if isinstance(callback, ProgressBar):
                     callback.validation_steps = length
-        self._explanations[mode] = functools.partial(
-            explanation, mode, program, hooks, at_once, choice
+        program.pace.longest = 0
+        facts = Facts(
+            *(mode, program, hooks, at_once, choice, length),
+            is_in_graph=feed.is_in_graph,
+            is_eager=self.model.run_eagerly,
         )
+        self._explanations[mode] = functools.partial(explanation, facts)
         return Run(
             *(mode, program, feed, hooks, steps),
             steps_per_execution=at_once,
