@@ -81,7 +81,7 @@ FREE = {
 
 @pytest.mark.parametrize("made", **each(FREE))
 def test_groups_that_nobody_holds(made, slow):
-    assert explained(*made) == f"fit: groups of up to 1 step, a tenth of a second{NO_XLA}"
+    assert explained(*made) == f"fit: groups of 1 step, a tenth of a second{NO_XLA}"
 
 
 def test_a_callback_that_holds_groups_is_named_with_what_to_do():
@@ -95,11 +95,11 @@ def test_the_first_that_holds_groups_is_named():
 
 def test_logs_that_are_kept_are_told(slow):
     told = "a tenth of a second, the logs of each step kept for a callback"
-    assert explained(Reads()) == f"fit: groups of up to 1 step, {told}{NO_XLA}"
+    assert explained(Reads()) == f"fit: groups of 1 step, {told}{NO_XLA}"
 
 
 def test_short_groups_at_first(quick):
-    told = f"fit: groups of up to 1 step, the first ones being short{NO_XLA}"
+    told = f"fit: groups of 1 step, the first ones being short{NO_XLA}"
     assert explained() == told  # four steps, each called alone
 
 
@@ -107,12 +107,12 @@ def test_groups_of_all_that_there_are(quick, monkeypatch):
     monkeypatch.setattr(program, "STEPS_ALONE", 0)
     trainer = CustomTrainer(compiled(mlp()))
     trainer.fit(X, Y, 16, epochs=3, verbose=0)
-    assert trainer.explain() == f"fit: groups of up to 4 steps, all that there are{NO_XLA}"
+    assert trainer.explain() == f"fit: groups of up to 4 steps, all that a pass has{NO_XLA}"
     trainer.predict(X[:3], verbose=0)
     told = trainer.explain().split("\n")[1]
-    assert told == f"predict: groups of up to 1 step, all that there are{NO_XLA}"
+    assert told == f"predict: groups of 1 step, all that a pass has{NO_XLA}"
     trainer.fit(X, Y, 16, verbose=0, steps_per_epoch=3)
-    assert trainer.explain().startswith("fit: groups of up to 3 steps, all that there are")
+    assert trainer.explain().startswith("fit: groups of up to 3 steps, all that a pass has")
 
 
 class Waits(callbacks.Callback):

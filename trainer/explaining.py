@@ -48,13 +48,14 @@ def explanation(of: Facts) -> str | None:
 
 
 def _of_groups(of: Facts) -> str:
-    watch, longest = of.hooks.watch(of.mode), of.program.pace.longest
+    watch = of.hooks.watch(of.mode)
     if of.steps_per_execution > 1:
         return f"groups of {of.steps_per_execution} steps, as steps_per_execution asks"
+    kept = ", the logs of each step kept for a callback" if watch.reads_each else ""
     if of.is_eager:
-        return "steps called one by one, as they run eagerly"
+        return f"steps called one by one, as they run eagerly{kept}"
     if not of.is_in_graph:
-        return "steps called one by one, as their batches come from Python"
+        return f"steps called one by one, as their batches come from Python{kept}"
     if watch.holder is not None:
         return (
             f"groups of 1 step, held by {_name(watch.holder)}, which may act on "
@@ -65,21 +66,19 @@ def _of_groups(of: Facts) -> str:
             "groups of 1 step, as the devices gather gradients of embeddings, which have another "
             "length in each batch"
         )
-    return f"groups of up to {longest} step{'s' * (longest != 1)}, {_of_length(of, longest, watch)}"
+    return f"{_of_length(of, watch)}{kept}"
 
 
-def _of_length(of: Facts, longest: int, watch: Watch) -> str:
-    """Returns why groups that nothing held were as long as they were."""
+def _of_length(of: Facts, watch: Watch) -> str:
+    """Returns how long groups were that nothing held, and why."""
+    longest, aim = of.program.pace.longest, of.program.pace.steps
+    groups = f"groups of up to {longest} steps" if longest > 1 else "groups of 1 step"
     if longest == of.steps:
-        told = "all that there are"
-    elif watch.limiting:
+        return f"{groups}, all that a pass has"
+    if watch.limiting:
         names = dict.fromkeys(map(_name, watch.limiting))
-        told = f"none going past a batch that {' or '.join(names)} waits for"
-    elif longest < of.program.pace.steps:
-        told = "the first ones being short"
-    else:
-        told = "a tenth of a second"
-    return f"{told}, the logs of each step kept for a callback" if watch.reads_each else told
+        return f"{groups}, none going past a batch that {' or '.join(names)} waits for"
+    return f"{groups}, {'the first ones being short' if longest < aim else 'a tenth of a second'}"
 
 
 def _of_xla(of: Facts) -> str:
