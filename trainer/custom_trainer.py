@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
-from trainer.compiling import compile_model
+from trainer.compiling import compile_mark, compile_model, is_compiled_by_trainer
 from trainer.errors import placed
 from trainer.explaining import Facts, explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
@@ -54,8 +55,9 @@ class CustomTrainer(Algorithm):
 
     Args:
         model: the model. If it is compiled, nothing else is needed.
-        optimizer: as `model.compile` takes it; this and the next four compile the model. What a
-            compiled model has for optimizer, loss and loss weights stays where nothing is given.
+        optimizer: as `model.compile` takes it; this and the next four compile the model, for all
+            trainers of it. What a compiled model has for optimizer, loss and loss weights stays
+            where nothing is given.
         loss: as `model.compile` takes it.
         metrics: as `model.compile` takes it.
         loss_weights: as `model.compile` takes it.
@@ -128,6 +130,7 @@ class CustomTrainer(Algorithm):
         if jit_compile is None and any(value is not None for value in arguments.values()):
             jit_compile = "auto"  # what the model has just been compiled with
         self._programs = Programs(self, jit_compile)
+        self._compiled = (model, compile_mark(model))
 
     @property
     def step(self) -> int:
@@ -567,6 +570,20 @@ class CustomTrainer(Algorithm):
             raise ValueError(
                 f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "
                 "call model.compile(optimizer=..., loss=...) first."
+            )
+        self._warn_of_another_trainer()
+
+    def _warn_of_another_trainer(self) -> None:
+        """Warns, once, where another trainer has compiled the model since the last call."""
+        before, self._compiled = self._compiled, (self.model, compile_mark(self.model))
+        model, mark = before
+        is_another = model is self.model and mark not in (None, self._compiled[1])
+        if is_another and is_compiled_by_trainer(model):
+            warnings.warn(
+                "Another trainer has compiled the model since, with its own arguments, and they "
+                "hold for this one, too: a model has one optimizer and one loss. Give each trainer "
+                "a model of its own, such as keras.models.clone_model(model).",
+                stacklevel=5,
             )
 
     def _in_order(self, logs: dict[str, float]) -> float | list[float]:
