@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ from tests.helpers.comparisons import assert_same
 from tests.helpers.terminals import Terminal, rows_of_screen, written_to_terminal
 from trainer import CustomTrainer
 from trainer.callbacks import ProgressBar, progress_bar
-from trainer.callbacks.bar_row import BarRow
+from trainer.callbacks.bar_row import BarRow, printing_above
 
 ROWS = np.random.default_rng(0).random((40, 4), dtype=np.float32)
 TARGETS = ROWS.sum(axis=1)
@@ -309,6 +310,26 @@ def test_a_bar_within_a_bar_has_a_row_of_its_own(trainer):
     assert "2/2" in by_keras
     assert bar.startswith("Epoch 1: 100%|")
     assert "5/5 [" in bar
+
+
+def test_bars_of_two_threads_have_a_row_each():
+    def draw():
+        row = BarRow("second", 2)
+        with printing_above(row):
+            places.append(row.pos)
+        row.close()
+
+    places = []
+    with terminal() as shown:
+        row = BarRow("first", 2)
+        with printing_above(row):
+            thread = threading.Thread(target=draw)
+            thread.start()
+            thread.join()
+            assert "write" in vars(shown)
+        row.close()
+    assert [row.pos, *places] == [0, 1]
+    assert "write" not in vars(shown)
 
 
 def test_an_error_gives_the_stream_back(trainer):

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -57,7 +58,9 @@ class BarRow(tqdm):
     _inner: BarRow | None = None
 
     def __init__(self, title: str, total: int | None):
-        self._outer = next((row for row in self._open if row._inner is None), None)
+        self._thread = threading.get_ident()
+        rows = (row for row in self._open if row._inner is None and row._thread == self._thread)
+        self._outer = next(rows, None)
         if self._outer is not None:
             self._outer.step_aside(self)
         self._open.add(self)
@@ -164,6 +167,8 @@ def printing_above(row: BarRow) -> Iterator[None]:
     """Has what Python prints on the terminal meanwhile come above `row`, not into it."""
     with contextlib.ExitStack() as stack:
         for stream in _terminal_streams():
+            if row._outer is None and "write" in vars(stream):
+                continue  # it serves a row of another thread, or code of the user's
             by = functools.partial(row.print_above, stream.write)
             stack.enter_context(replaced([stream], "write", by))
         yield
