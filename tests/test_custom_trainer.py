@@ -1,5 +1,7 @@
 """What the trainer itself decides: compiling, counters, seeds, metrics, several networks."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +57,44 @@ class TestCompiling:
         expected = compiled(loss_weights=[3.0], metrics=["mae"])
         expected = expected.fit(ROWS, TARGETS, batch_size=8, verbose=0, shuffle=False)
         assert fit(trainer, shuffle=False).history == expected.history
+
+    def test_a_trainer_says_once_that_another_one_compiled_its_model(self):
+        model = compiled()
+        first = CustomTrainer(model)
+        second = CustomTrainer(model, optimizer=keras.optimizers.SGD(0.5), loss="mae")
+        fit(second)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                first.evaluate(ROWS, TARGETS, verbose=0)
+            fit(second)
+            fit(first)
+        told = [w for w in caught if "Another trainer has compiled" in str(w.message)]
+        assert [warning.filename for warning in told] == [__file__]
+        assert first.optimizer is second.optimizer
+        CustomTrainer(model, loss="mse")
+        with pytest.warns(UserWarning, match="Another trainer has compiled the model"):
+            first.train_on_batch(ROWS, TARGETS)
+
+    @pytest.mark.filterwarnings("error:Another trainer")
+    def test_no_trainer_says_so_where_nobody_else_compiled_its_model(self):
+        model = compiled()
+        first = CustomTrainer(model)
+        fit(first)
+        model.compile("sgd", "mae")
+        fit(first)
+        second = CustomTrainer(model, run_eagerly=False)
+        for trainer in (first, second):
+            fit(trainer)
+        third = CustomTrainer(model, optimizer="adam", loss="mse")
+        fit(third)
+        fit(CustomTrainer(model))
+        model.compile("sgd", "mae")  # the last word is not the third trainer's
+        for trainer in (first, second, third):
+            fit(trainer)
+        first = CustomTrainer(regressor())
+        fit(CustomTrainer(first.model, optimizer="adam", loss="mse"))
+        fit(first)  # which had no word of its own
 
     def test_a_new_loss_does_not_inherit_the_weights_of_the_old(self):
         trainer = CustomTrainer(compiled(loss_weights=[3.0]), loss="mae")

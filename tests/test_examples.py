@@ -47,7 +47,7 @@ def test_the_classifier_prints_the_lines_of_the_guide_and_learns():
         r"Training acc over epoch: [01]\.\d{4}",
         r"Validation acc: [01]\.\d{4}",
         r"Time taken: \d+\.\d\ds",
-        rf"Epoch \d+/{EPOCHS} - 19 steps - {number}s - acc: .*",
+        rf"Epoch \d+/{EPOCHS} - 19 steps - {number}s - loss: .*",
     ]
     *epochs, last = result.stdout.splitlines()
     assert len(epochs) == EPOCHS * len(epoch)

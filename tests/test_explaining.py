@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from tests.helpers import gans
 from tests.helpers.data import numbers
 from tests.helpers.models import compiled, mlp
 from tests.helpers.tables import each
-from trainer import CustomTrainer
+from trainer import CustomTrainer, pace, program
 from trainer.callbacks import ForNetwork, ProgressBar
 
 callbacks = keras.callbacks
@@ -32,23 +31,44 @@ class Reads(Acts):
     batch_hooks = "log"
 
 
-def explained(*made: Any, **settings: Any) -> str:
+def explained(*made: Any, epochs: int = 1, **settings: Any) -> str:
     """Returns what is told of a fit with callbacks."""
     trainer = CustomTrainer(compiled(mlp(), **settings))
-    trainer.fit(X, Y, 16, callbacks=[*made], verbose=0)
+    trainer.fit(X, Y, 16, epochs=epochs, callbacks=[*made], verbose=0)
     return trainer.explain()
 
 
+NO_XLA = "; no XLA, model.jit_compile is False."
 HELD = (
     "fit: groups of 1 step, held by {}, which may act on each batch (if it only reads logs, give "
-    "it the attribute batch_hooks = 'log'); no XLA, jit_compile is False."
+    f"it the attribute batch_hooks = 'log'){NO_XLA}"
 )
-AS_LONG = r"fit: groups of about \d+ steps, a tenth of a second; no XLA, jit_compile is False\."
-KEPT = AS_LONG.replace("second;", "second, the logs of each step kept for a callback;")
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Any step takes long."""
+    monkeypatch.setattr(pace, "_SECONDS_A_CALL", 0)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Any step is done at once."""
+    monkeypatch.setattr(pace, "_SECONDS_A_CALL", 1e9)
 
 
 def test_nothing_to_tell_before_a_run():
     assert CustomTrainer(compiled(mlp())).explain() == "Nothing has run yet."
+
+
+def test_nothing_to_tell_of_what_was_to_run_and_did_not():
+    trainer = CustomTrainer(compiled(mlp()))
+    trainer.fit(X, Y, validation_data=(X, Y), validation_freq=2, verbose=0)
+    assert [line.split(":")[0] for line in trainer.explain().split("\n")] == ["fit"]
+    with pytest.raises(ZeroDivisionError):
+        breaks = callbacks.LambdaCallback(on_train_begin=lambda logs: 1 / 0)
+        trainer.fit(X, Y, callbacks=[breaks], verbose=0)
+    assert trainer.explain() == "Nothing has run yet."
 
 
 FREE = {
@@ -60,8 +80,8 @@ FREE = {
 
 
 @pytest.mark.parametrize("made", **each(FREE))
-def test_groups_that_nobody_holds(made):
-    assert re.fullmatch(AS_LONG, explained(*made))
+def test_groups_that_nobody_holds(made, slow):
+    assert explained(*made) == f"fit: groups of 1 step, a tenth of a second{NO_XLA}"
 
 
 def test_a_callback_that_holds_groups_is_named_with_what_to_do():
@@ -73,15 +93,61 @@ def test_the_first_that_holds_groups_is_named():
     assert explained(Reads(), noting, Acts()) == HELD.format("LambdaCallback")
 
 
-def test_logs_that_are_kept_are_told():
-    assert re.fullmatch(KEPT, explained(Reads()))
+def test_logs_that_are_kept_are_told(slow):
+    told = "a tenth of a second, the logs of each step kept for a callback"
+    assert explained(Reads()) == f"fit: groups of 1 step, {told}{NO_XLA}"
+
+
+def test_short_groups_at_first(quick):
+    told = f"fit: groups of 1 step, the first ones being short{NO_XLA}"
+    assert explained() == told  # four steps, each called alone
+
+
+def test_groups_of_all_that_there_are(quick, monkeypatch):
+    monkeypatch.setattr(program, "STEPS_ALONE", 0)
+    trainer = CustomTrainer(compiled(mlp()))
+    trainer.fit(X, Y, 16, epochs=3, verbose=0)
+    assert trainer.explain() == f"fit: groups of up to 4 steps, all that a pass has{NO_XLA}"
+    trainer.predict(X[:3], verbose=0)
+    told = trainer.explain().split("\n")[1]
+    assert told == f"predict: groups of 1 step, all that a pass has{NO_XLA}"
+    trainer.fit(X, Y, 16, verbose=0, steps_per_epoch=3)
+    assert trainer.explain().startswith("fit: groups of up to 3 steps, all that a pass has")
+
+
+class Waits(callbacks.Callback):
+    def wants_batch(self, step):
+        return step % 2 == 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+def test_groups_that_end_with_certain_batches(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(program, "STEPS_ALONE", 0)
+    saves = callbacks.ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=2)
+    for made, name in (([Waits(), ProgressBar()], "Waits"), ([saves], "ModelCheckpoint")):
+        told = explained(*made, callbacks.EarlyStopping("loss"), epochs=3)
+        assert told.startswith(
+            f"fit: groups of up to 2 steps, none going past a batch that {name} waits for"
+        )
 
 
 def test_groups_that_were_asked_for():
     for made in ([], [Acts()], [Reads()]):
-        assert explained(*made, steps_per_execution=3) == (
-            "fit: groups of 3 steps, as steps_per_execution asks; no XLA, jit_compile is False."
-        )
+        told = explained(*made, steps_per_execution=3)
+        assert told == f"fit: groups of 3 steps, as steps_per_execution asks{NO_XLA}"
+
+
+def test_steps_that_python_calls():
+    trainer = CustomTrainer(compiled(mlp()))
+    for made in ([], [Acts()]):
+        trainer.fit(iter([(X, Y)] * 3), callbacks=made, verbose=0)
+        told = "steps called one by one, as their batches come from Python"
+        assert trainer.explain() == f"fit: {told}{NO_XLA}"
+    assert explained(run_eagerly=True) == (
+        "fit: steps called one by one, as they run eagerly; no XLA, steps run eagerly."
+    )
 
 
 def test_a_line_for_the_last_run_of_each_kind():
@@ -109,8 +175,8 @@ XLA = {
     "asked for": ({"jit_compile": True}, {}, "XLA, jit_compile is True."),
     "asked not to": ({"jit_compile": False}, {}, "no XLA, jit_compile is False."),
     "eager": ({"run_eagerly": True}, {}, "no XLA, steps run eagerly."),
-    "few steps": ({}, {}, "no XLA, 4 steps, and compiling pays from 500 on."),
-    "many steps": ({}, {"batch_size": 5, "epochs": 50}, "XLA, dense layers and 500 steps."),
+    "few steps": ({}, {}, "no XLA, 4 steps in all, and compiling pays from 500 on."),
+    "many steps": ({}, {"batch_size": 5, "epochs": 50}, "XLA, dense layers and 500 steps in all."),
 }
 
 
@@ -122,6 +188,18 @@ def test_whether_xla_compiles_and_why(settings, arguments, told):
     assert trainer.explain().split("; ")[1] == told
 
 
+class InPython(keras.layers.Layer):
+    def call(self, x):
+        return tf.ensure_shape(tf.py_function(lambda rows: 2 * rows, [x], x.dtype), x.shape)
+
+
+@pytest.mark.filterwarnings("ignore:XLA cannot compile")
+def test_what_xla_could_not_compile_is_told():
+    trainer = CustomTrainer(mlp(InPython()), optimizer="sgd", loss="mse", jit_compile=True)
+    trainer.evaluate(X, Y, verbose=0)
+    assert trainer.explain().endswith("; no XLA, which cannot compile the step.")
+
+
 def test_other_data_and_models_are_told():
     dropout = CustomTrainer(mlp(keras.layers.Dropout(0.5)), optimizer="sgd", loss="mse")
     dropout.fit(X, Y, verbose=0)
@@ -130,3 +208,18 @@ def test_other_data_and_models_are_told():
     )
     dropout.fit(tf.data.Dataset.from_tensors((X, Y)), verbose=0)
     assert dropout.explain().endswith("; no XLA, batches are not cut out of arrays.")
+
+
+def test_a_prediction_and_a_step_of_ones_own_have_their_own_reasons():
+    class OwnStep(CustomTrainer):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    trainer = OwnStep(mlp(), optimizer="sgd", loss="mse")
+    for rows in (3, 50):
+        trainer.predict(X[:rows], verbose=0)
+        assert trainer.explain().endswith("; no XLA, predicting is not faster under XLA on a CPU.")
+    trainer.fit(X, Y, verbose=0)
+    assert trainer.explain().endswith("; no XLA, OwnStep.train_step is not Keras's.")
+    trainer.evaluate(X[:3], Y[:3], verbose=0)
+    assert trainer.explain().endswith("; no XLA, 3 rows are less than a batch of 32.")

@@ -112,12 +112,15 @@ SLOW = {
     "a layer of one's own": (lambda: functional(build=OwnDense), "OwnDense"),
     "nested dropout": (lambda: nested(layers.Dropout(0.5)), "Dropout"),
     "a nested subclassed model": (lambda: functional(Subclassed()), "Subclassed"),
-    "a subclassed model": (Subclassed, "layers that are not known"),
+    "a subclassed model": (Subclassed, "Subclassed joins its layers by code that is not known"),
     "a stack with a call of its own": (
         lambda: OwnStack([keras.Input((4,)), layers.Dense(1)]),
-        "layers that are not known",
+        "OwnStack joins its layers by code that is not known",
     ),
-    "a functional model with a call of its own": (own_functional, "layers that are not known"),
+    "a functional model with a call of its own": (
+        own_functional,
+        "OwnFunctional joins its layers by code that is not known",
+    ),
     "no dense layers": (
         lambda: keras.Sequential([keras.Input((4,)), layers.BatchNormalization()]),
         "no dense layers",
@@ -128,7 +131,7 @@ SLOW = {
 @pytest.mark.parametrize("make", **each(FAST))
 def test_long_training_of_dense_layers_is_compiled_in_groups(make):
     choice = choose("train", compiled(make()), "auto", MANY, None)
-    assert choice == Choice(False, True, f"dense layers and {MANY} steps")
+    assert choice == Choice(False, True, f"dense layers and {MANY} steps in all")
 
 
 @pytest.mark.parametrize(("make", "told"), **each(SLOW))
@@ -166,6 +169,7 @@ def test_what_the_user_says_is_done(make, planned, asked, obstacle):
     choice = choose("train", model, asked, planned, obstacle)
     assert choice == Choice(asked, asked, f"jit_compile is {asked}")
     model = compiled(make(), jit_compile=asked)
+    choice = choice._replace(why=f"model.jit_compile is {asked}")
     assert choose("train", model, None, planned, obstacle) == choice
 
 
@@ -227,44 +231,58 @@ def test_prediction_is_compiled_only_where_that_is_asked_for():
     assert choose("predict", trainer.model, "auto", MANY, None) == Choice(
         False, False, "predicting is not faster under XLA on a CPU"
     )
-    assert not chosen(trainer, "predict").groups
+    for data in (X, X[:3], tf.data.Dataset.from_tensors((X,))):
+        choice = chosen(trainer, "predict", x=data)
+        assert choice.why == "predicting is not faster under XLA on a CPU"
     assert chosen(trainer, "predict", asked=True) == Choice(True, True, "jit_compile is True")
 
 
 OTHER_DATA = {
-    "tf.data": lambda: {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)},
-    "generator": lambda: {"x": iter([(X, Y)])},
-    "sparse": lambda: {"x": tf.sparse.from_dense(X), "y": Y},
-    "less than a batch": lambda: {"x": X, "y": Y, "batch_size": 64},
+    "tf.data": (
+        lambda: {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)},
+        "batches are not cut out of arrays",
+    ),
+    "generator": (lambda: {"x": iter([(X, Y)])}, "batches are not cut out of arrays"),
+    "sparse": (
+        lambda: {"x": tf.sparse.from_dense(X), "y": Y},
+        "arrays of strings, ragged or sparse rows",
+    ),
+    "less than a batch": (
+        lambda: {"x": X, "y": Y, "batch_size": 64},
+        "50 rows are less than a batch of 64",
+    ),
+    "less than a batch, streamed": (
+        lambda: {"x": X, "y": Y, "batch_size": 64, "budget": 0},
+        "50 rows are less than a batch of 64",
+    ),
 }
 
 
-@pytest.mark.parametrize("give", **each(OTHER_DATA))
-def test_only_what_is_cut_out_of_arrays_is_compiled(give):
+@pytest.mark.parametrize(("give", "why"), **each(OTHER_DATA))
+def test_only_what_is_cut_out_of_arrays_is_compiled(give, why):
     choice = chosen(CustomTrainer(compiled(mlp())), **give())
-    assert choice == Choice(False, False, "batches are not cut out of arrays")
+    assert choice == Choice(False, False, why)
 
 
 def test_single_batches_are_not_compiled():
     programs = Programs(CustomTrainer(compiled(mlp())), "auto")
-    assert programs.choose_xla("train") == Choice(False, False, "batches are not cut out of arrays")
+    assert programs.choose_xla("train") == Choice(False, False, "a single batch")
 
 
 def own_model() -> keras.Model:
     return compiled(ModelWithStep([keras.Input((4,)), layers.Dense(1)]))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: OwnStep(compiled(mlp())),
-        lambda: OwnMetrics(compiled(mlp())),
-        lambda: CustomTrainer(own_model()),
-    ],
-    ids=["trainer's", "metrics", "model's"],
-)
-def test_a_step_of_ones_own_is_compiled_only_where_that_is_asked_for(make):
-    assert chosen(make(), y=Y) == Choice(False, False, "a train_step of its own")
+OWN_METHODS = {
+    "trainer's": (lambda: OwnStep(compiled(mlp())), "OwnStep.train_step"),
+    "metrics": (lambda: OwnMetrics(compiled(mlp())), "OwnMetrics.compute_metrics"),
+    "model's": (lambda: CustomTrainer(own_model()), "ModelWithStep.train_step"),
+}
+
+
+@pytest.mark.parametrize(("make", "method"), **each(OWN_METHODS))
+def test_a_step_of_ones_own_is_compiled_only_where_that_is_asked_for(make, method):
+    assert chosen(make(), y=Y) == Choice(False, False, f"{method} is not Keras's")
     assert chosen(make(), y=Y, asked=True) == Choice(True, True, "jit_compile is True")
 
 
@@ -285,7 +303,7 @@ def test_a_model_compiled_before_is_not_compiled_by_xla_unasked():
     """What it was compiled with stands, on a CPU: promise 1."""
     trainer = CustomTrainer(compiled(mlp()))
     trainer.fit(X, Y, 1, 10, verbose=0)
-    assert "no XLA, jit_compile is False" in trainer.explain()
+    assert "no XLA, model.jit_compile is False" in trainer.explain()
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -299,7 +317,7 @@ def test_what_the_user_says_is_done_where_the_trainer_compiles_the_model(asked):
 def test_a_fit_decides_by_its_planned_steps():
     trainer = CustomTrainer(mlp(), optimizer="sgd", loss="mse")
     trainer.fit(X, Y, 10, 2, verbose=0)
-    assert "no XLA, 10 steps, and compiling pays from 500 on" in trainer.explain()
+    assert "no XLA, 10 steps in all, and compiling pays from 500 on" in trainer.explain()
     trainer.fit(X, Y, 10, 100, verbose=0)
     assert "; XLA, dense layers and 500 steps" in trainer.explain()
 
@@ -313,7 +331,7 @@ def test_an_evaluation_decides_by_its_own_steps():
         )
         few = trainer.evaluate(x[:598], y[:598], 2, verbose=0, return_dict=True)
         told = "compiling pays from 300 on" if jit_compile else "jit_compile is False"
-        assert f"no XLA, {'299 steps, and ' * bool(jit_compile)}{told}" in trainer.explain()
+        assert f"no XLA, {'299 steps in all, and ' * bool(jit_compile)}{told}" in trainer.explain()
         many = trainer.evaluate(x, y, 2, verbose=0, return_dict=True)
         told = "; XLA, dense layers and 300 steps" if jit_compile else "no XLA"
         assert told in trainer.explain()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from trainer.algorithm import overrides
 from trainer.callbacks.for_network import needs_one_optimizer
@@ -132,3 +133,12 @@ def logs(logs: Any, step: str) -> dict[str, Any]:
         f"{step} returned {type(logs).__name__}: expected a dict of scalars by log key, such as "
         "{'loss': loss}."
     )
+
+
+def outside_functions(method: str, kind: type[Exception]) -> None:
+    """Raises an error of `kind`, as Keras does for `method`, while a `tf.function` is traced."""
+    if tf.inside_function() and not tf.executing_eagerly():  # as in `tf.init_scope`
+        raise kind(
+            f"{method} was called inside a tf.function, which traces Python once and runs no loop "
+            f"of Python's: call {method} outside of it."
+        )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
+
+_marks_of_trainers: weakref.WeakSet = weakref.WeakSet()
 
 
 def compile_model(model: keras.Model, arguments: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -31,12 +34,19 @@ def compile_model(model: keras.Model, arguments: dict[str, Any], settings: dict[
         arguments = {**kept, **arguments}
     with model.distribute_strategy.scope():
         model.compile(**arguments, **settings)
+    if model.compiled:  # also where a class has a `compile` of its own
+        _marks_of_trainers.add(compile_mark(model))
 
 
 def compile_mark(model: keras.Model) -> Any:
     """Returns an object that is another one after each compile, `None` before the first."""
     # `compile` makes a new loss tracker, the first metric, each time.
     return keras.Model.metrics.fget(model)[0] if model.compiled else None
+
+
+def is_compiled_by_trainer(model: keras.Model) -> bool:
+    """Returns whether `compile_model` compiled `model` last."""
+    return model.compiled and compile_mark(model) in _marks_of_trainers
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

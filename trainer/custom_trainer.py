@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step, is_plain, overrides
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
-from trainer.compiling import compile_model
+from trainer.compiling import compile_mark, compile_model, is_compiled_by_trainer
 from trainer.errors import placed
-from trainer.explaining import explanation
+from trainer.explaining import Facts, explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
@@ -55,8 +56,9 @@ class CustomTrainer(Algorithm):
 
     Args:
         model: the model. If it is compiled, nothing else is needed.
-        optimizer: as `model.compile` takes it; this and the next four compile the model. What a
-            compiled model has for optimizer, loss and loss weights stays where nothing is given.
+        optimizer: as `model.compile` takes it; this and the next four compile the model, for all
+            trainers of it. What a compiled model has for optimizer, loss and loss weights stays
+            where nothing is given.
         loss: as `model.compile` takes it.
         metrics: as `model.compile` takes it.
         loss_weights: as `model.compile` takes it.
@@ -112,7 +114,7 @@ class CustomTrainer(Algorithm):
         self._fits = Fits()
         self._session: Session | None = None
         self._restored: Contents | None = None
-        self._explanations: dict[Mode, Callable[[], str]] = {}
+        self._explanations: dict[Mode, Callable[[], str | None]] = {}
         arguments = {
             "optimizer": optimizer,
             "loss": loss,
@@ -130,6 +132,7 @@ class CustomTrainer(Algorithm):
             jit_compile = "auto"  # what the model has just been compiled with
         self._progress_in_steps = ProgressInSteps(lambda: self._progress)
         self._programs = Programs(self, jit_compile, self._progress_in_steps)
+        self._compiled = (model, compile_mark(model))
 
     @property
     def step(self) -> int | tf.Tensor:
@@ -202,6 +205,7 @@ class CustomTrainer(Algorithm):
             ValueError: the model is not compiled, or the data or an argument does not fit; before
                 any weight changes.
         """
+        checks.outside_functions("fit", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
         epochs = limited("epochs", epochs, keras.config.max_epochs())
@@ -296,6 +300,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the model is not compiled, or the data or an argument does not fit.
         """
+        checks.outside_functions("evaluate", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("evaluate", "test")
         data = (x, y, sample_weight)
         opened = self._opened("test", "steps", data, steps=steps, batch_size=batch_size)
@@ -328,6 +333,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the data or an argument does not fit.
         """
+        checks.outside_functions("predict", AttributeError)
         data = (x, None, None)
         opened = self._opened("predict", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
@@ -343,6 +349,8 @@ class CustomTrainer(Algorithm):
         return_dict: bool = False,
     ) -> float | list[float] | dict[str, float]:
         """Trains on one batch. Arguments and result are Keras's.
+
+        Inside a `tf.function` it becomes part of that, as under Keras; `step` does not count there.
 
         Args:
             x: inputs of the batch.
@@ -366,7 +374,8 @@ class CustomTrainer(Algorithm):
             sample_weight = class_weights(y, class_weight)
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("train", (x, y, sample_weight)))
-        self._progress.count(1)
+        if tf.executing_eagerly():  # a trace is no step
+            self._progress.count(1)
         return logs if return_dict else self._in_order(logs)
 
     @checks.known_arguments
@@ -382,6 +391,7 @@ class CustomTrainer(Algorithm):
     @checks.known_arguments
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
+        checks.outside_functions("predict_on_batch", AttributeError)
         return concatenated([self._run_on_batch("predict", (x,))])
 
     def save_snapshot(self, path: str | os.PathLike) -> None:
@@ -454,10 +464,11 @@ class CustomTrainer(Algorithm):
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
 
-        It tells how many steps run in one compiled call, which callback holds that at one step, and
-        whether XLA compiles them.
+        It reports how many steps a compiled call had at most and what limited that, and whether XLA
+        compiled them.
         """
-        return "\n".join(tell() for tell in self._explanations.values()) or "Nothing has run yet."
+        lines = (explain() for explain in self._explanations.values())
+        return "\n".join(filter(None, lines)) or "Nothing has run yet."
 
     def _state(self) -> AlgorithmState:
         return AlgorithmState(self, self._progress)
@@ -543,9 +554,17 @@ class CustomTrainer(Algorithm):
         choice = self._programs.choose_xla(mode, feed, planned=length and length * epochs)
         program = self._programs.program(mode, choice)
         at_once = int(self.model.steps_per_execution)
-        self._explanations[mode] = functools.partial(
-            explanation, mode, program, hooks, at_once, choice
+        if mode == "test":
+            for callback in hooks.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.validation_steps = length
+        program.pace.longest = 0
+        facts = Facts(
+            *(mode, program, hooks, at_once, choice, length),
+            is_in_graph=feed.is_in_graph,
+            is_eager=self.model.run_eagerly,
         )
+        self._explanations[mode] = functools.partial(explanation, facts)
         return Run(
             *(mode, program, feed, hooks, steps),
             steps_per_execution=at_once,
@@ -586,6 +605,20 @@ class CustomTrainer(Algorithm):
             raise ValueError(
                 f"{method} needs a compiled model: give CustomTrainer an optimizer and a loss, or "
                 "call model.compile(optimizer=..., loss=...) first."
+            )
+        self._warn_of_another_trainer()
+
+    def _warn_of_another_trainer(self) -> None:
+        """Warns, once, where another trainer has compiled the model since the last call."""
+        before, self._compiled = self._compiled, (self.model, compile_mark(self.model))
+        model, mark = before
+        is_another = model is self.model and mark not in (None, self._compiled[1])
+        if is_another and is_compiled_by_trainer(model):
+            warnings.warn(
+                "Another trainer has compiled the model since, with its own arguments, and they "
+                "hold for this one, too: a model has one optimizer and one loss. Give each trainer "
+                "a model of its own, such as keras.models.clone_model(model).",
+                stacklevel=5,
             )
 
     def _in_order(self, logs: dict[str, float]) -> float | list[float]:

@@ -11,14 +11,17 @@ class Pace:
 
     Attributes:
         steps: how many steps the next call should have.
+        longest: how many steps a call has had at most, of those since this was set to 0.
     """
 
     def __init__(self) -> None:
         self.steps = 1
+        self.longest = 0
         self._is_warm = False
 
     def took(self, steps: int, seconds: float) -> None:
         """Learns that a call of `steps` steps took `seconds`."""
+        self.longest = max(self.longest, steps)
         if not self._is_warm:
             self._is_warm = True  # the first call compiles: it tells nothing
             return

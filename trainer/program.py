@@ -137,6 +137,11 @@ class Program:
         return self._run_in_graph(feed, k, each, until, under_xla)
 
     @property
+    def gave_up_xla(self) -> bool:
+        """Whether XLA was to compile the step, and could not."""
+        return self._xla_gave_up
+
+    @property
     def seen(self) -> int:
         """What all batches so far come to, as `Replicas` tells it."""
         return self._replicas.seen

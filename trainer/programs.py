@@ -63,11 +63,8 @@ class Programs:
         """
         mark, asked = self._asked
         model = self._algorithm.model
-        obstacle = None
-        if feed is None or not feed.full_steps:
-            obstacle = "batches are not cut out of arrays"
-        elif not self._returns_results(mode):
-            obstacle = f"a {mode}_step of its own"
+        own = self._own_method(mode)
+        obstacle = f"{own} is not Keras's" if own else _obstacle_in_data(feed)
         asked = asked if mark is compile_mark(model) else None
         return xla.choose(mode, model, asked, planned, obstacle)
 
@@ -253,14 +250,31 @@ class Programs:
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""
+        return mode != "predict" and self._own_method(mode) is None
+
+    def _own_method(self, mode: Mode) -> str | None:
+        """Returns the first method that is not Keras's, of those that make a step's results."""
         algorithm, model = self._algorithm, self._algorithm.model
+        own = [f"{mode}_step"] if has_own_step(algorithm, mode) else []
+        if type(algorithm).compute_metrics is not Algorithm.compute_metrics:
+            own.append("compute_metrics")
         of_model = (f"{mode}_step", "compute_metrics", "get_metrics_result")
-        return (
-            mode != "predict"
-            and not has_own_step(algorithm, mode)
-            and type(algorithm).compute_metrics is Algorithm.compute_metrics
-            and not any(overrides(model, name) for name in of_model)
-        )
+        methods = [f"{type(algorithm).__name__}.{name}" for name in own]
+        methods += [f"{type(model).__name__}.{name}" for name in of_model if overrides(model, name)]
+        return next(iter(methods), None)
+
+
+def _obstacle_in_data(feed: Feed | None) -> str | None:
+    """Returns why XLA cannot compile several steps together, `None` where it can."""
+    if feed is None:
+        return "a single batch"
+    if feed.full_steps:
+        return None
+    if feed.rows is None or feed.batch_size is None:
+        return "batches are not cut out of arrays"
+    if feed.rows < feed.batch_size:
+        return f"{feed.rows} rows are less than a batch of {feed.batch_size}"
+    return "arrays of strings, ragged or sparse rows"
 
 
 def _with_rank(batch: Any, inputs: list[keras.KerasTensor] | None) -> Any:

@@ -51,6 +51,12 @@ class Watcher(NamedTuple):
         """Whether it must see each batch before the next one starts."""
         return self.kind == "act" and (self.begins or not hasattr(self.callback, "wants_batch"))
 
+    @property
+    def limits_groups(self) -> bool:
+        """Whether it must see certain batches before the next one starts."""
+        acts = self.kind == "act" and not self.holds_groups
+        return acts or _batches_until_saving(unwrapped(self.callback)) is not None
+
     def wants(self, step: int) -> bool:
         """Returns whether the callback is to be told of the end of `step`."""
         return self.ends and getattr(self.callback, "wants_batch", _always)(step)
@@ -87,6 +93,11 @@ class Watch:
     def holder(self) -> Callback | None:
         """The first callback that holds groups at one step."""
         return next((w.callback for w in self.watchers if w.holds_groups), None)
+
+    @property
+    def limiting(self) -> list[Callback]:
+        """The callbacks that end groups with certain batches, not with each."""
+        return [watcher.callback for watcher in self.watchers if watcher.limits_groups]
 
     @property
     def reads_each(self) -> bool:

@@ -76,6 +76,7 @@ def choose(
     if model.run_eagerly or tf.config.functions_run_eagerly():
         return Choice(False, False, "steps run eagerly")
     if asked != "auto":
+        whose = "model.jit_compile" if asked is None else "jit_compile"
         asked = model.jit_compile if asked is None else asked
         if asked and not _reaches(model.distribute_strategy):
             warnings.warn(
@@ -84,21 +85,19 @@ def choose(
                 stacklevel=2,
             )
             return Choice(False, False, "several replicas")
-        return Choice(asked, asked, f"jit_compile is {asked}")
+        return Choice(asked, asked, f"{whose} is {asked}")
     if model.jit_compile:
         return Choice(
             True, True, "jit_compile='auto' is True for this model and device, as in Keras"
         )
-    obstacle = obstacle or _obstacle_in(model)
-    if not obstacle and mode not in _STEPS_THAT_PAY:
-        obstacle = "predicting is not faster under XLA on a CPU"
+    obstacle = _obstacle_to(mode, model) or obstacle or _obstacle_in(model)
     if obstacle:
         return Choice(False, False, obstacle)
     least = _STEPS_THAT_PAY[mode]
     if planned is None or planned < least:
         told = "an open number of" if planned is None else planned
-        return Choice(False, False, f"{told} steps, and compiling pays from {least} on")
-    return Choice(False, True, f"dense layers and {planned} steps")
+        return Choice(False, False, f"{told} steps in all, and compiling pays from {least} on")
+    return Choice(False, True, f"dense layers and {planned} steps in all")
 
 
 def cannot_compile(error: tf.errors.OpError) -> bool:
@@ -131,15 +130,22 @@ def _has_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _obstacle_in(model: keras.Model) -> str:
-    """Returns why XLA would not make the steps of `model` faster, `""` where it would."""
+def _obstacle_to(mode: Mode, model: keras.Model) -> str:
+    """Returns why XLA would make no steps of `mode` faster, `""` where it depends on them."""
     if _has_gpu():
         return "Keras leaves XLA off for this model"
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return "several replicas"
+    if mode not in _STEPS_THAT_PAY:
+        return "predicting is not faster under XLA on a CPU"
+    return ""
+
+
+def _obstacle_in(model: keras.Model) -> str:
+    """Returns why XLA would not make the steps of `model` faster, `""` where it would."""
     inner = list(_layers(model))
     if not inner:
-        return "layers that are not known"
+        return f"{type(model).__name__} joins its layers by code that is not known"
     for layer in inner:
         if type(layer) not in _FAST_LAYERS:
             return f"{type(layer).__name__} is not faster under XLA on a CPU, or not known to be"

@@ -1,10 +1,12 @@
-"""Processes whose standard output is a terminal."""
+"""Terminals: what is written to one, and what it shows."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
+import re
 import signal
 import struct
 import termios
@@ -13,17 +15,36 @@ from typing import Any
 
 from tests.helpers.processes import LIMIT, Process
 
-ROWS, COLUMNS = 40, 100
+ROWS = 40
 
 
-def written_to_terminal(function: Callable, *arguments: Any) -> str:
+class Terminal(io.StringIO):
+    """A terminal within this process, as Python sees it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def rows(self) -> list[str]:
+        """What was drawn, row after row."""
+        return re.split(r"[\r\n]+", self.getvalue())
+
+    @property
+    def screen(self) -> list[str]:
+        """The rows that it shows in the end."""
+        return rows_of_screen(self.getvalue().replace("\n", "\r\n"))
+
+
+def written_to_terminal(function: Callable, *arguments: Any, columns: int = 100) -> str:
     """Calls `function` in a process on a pseudo-terminal; returns what it writes there.
 
     Raises:
         AssertionError: if the process does not exit with 0.
     """
     terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     process = Process(_call_on_terminal, os.ttyname(end), function, *arguments)
     process.wait_for("opened")  # a terminal that no process has open is gone
     os.close(end)

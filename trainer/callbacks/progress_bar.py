@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import time
 from typing import Any
 
 import keras
-from tqdm.auto import tqdm
+
+from trainer.callbacks.bar_row import IN_NOTEBOOK, BarRow, is_terminal, printing_above
 
 _SECONDS_BETWEEN_DRAWS = 0.1
-_IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -19,47 +19,62 @@ class ProgressBar(keras.callbacks.Callback):
 
     `fit`, `evaluate` and `predict` add one unless `verbose=0`, or a callback that shows progress is
     among theirs. Their `verbose` decides what it shows: 1 a bar an epoch, 2 a line an epoch,
-    `"auto"` a bar on a terminal and in a notebook, lines elsewhere. The validation's results join
-    the finished line.
+    `"auto"` a bar on a terminal and in a notebook, lines elsewhere. Rate and time are those of the
+    steps alone; a validation after them has its own count, and its results join the finished line.
+    On a terminal a row shows the metrics that it has room for, the finished line all of them, and
+    what Python prints meanwhile comes above the bar.
+
+    Attributes:
+        validation_steps: steps of a validation, `None` where that is not known.
     """
 
     batch_hooks = "show"
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm | None = None
+        self.validation_steps: int | None = None
+        self._row: BarRow | None = None
+        self._prints = contextlib.ExitStack()
+        self._is_closed_by_trainer = False
         self._title = ""
         self._in_fit = False
         self._validating = False
-        self._started = 0.0
-        self._drawn = 0.0
-        self._done = 0
+        self._started = self._ended = self._drawn = 0.0
+        self._done = self._validated = 0
         self._steps: int | None = None
+
+    def set_trainer(self, trainer: Any) -> None:
+        """Is told of the trainer, which calls `close` however a run ends."""
+        self._is_closed_by_trainer = True
 
     def set_params(self, params: dict[str, Any]) -> None:  # noqa: D102
         super().set_params(params)
         self._steps = params["steps"]
+        self.validation_steps = None
 
     def wants_batch(self, step: int) -> bool:
         """Returns whether it is time to draw, so whether the logs of `step` will be read."""
-        if self._validating:
+        now = time.monotonic()
+        if not self._validating:
+            self._done, self._ended = step + 1, now
+        if self._row is None:
             return False
-        self._done = step + 1
-        return self._bar is not None and time.monotonic() - self._drawn >= _SECONDS_BETWEEN_DRAWS
+        steps = self.validation_steps if self._validating else self._steps
+        is_last = steps is not None and step + 1 >= steps
+        return is_last or now - self._drawn >= _SECONDS_BETWEEN_DRAWS
 
     def get_state(self) -> dict[str, Any]:  # noqa: D102
         return {"done": self._done}
 
     def set_state(self, state: dict[str, Any]) -> None:  # noqa: D102
         self._done = state["done"]
-        if self._bar is not None:
-            self._bar.n = self._bar.initial = self._done
+        if self._row is not None:
+            self._row.start_at(self._done)
 
     def close(self) -> None:
         """Ends a bar that an error left unfinished."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._row is not None:
+            self._finish_row()
         self._in_fit = self._validating = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: D102
@@ -80,15 +95,21 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: dict | None = None) -> None:  # noqa: D102
         self._validating = self._in_fit
-        if not self._validating:
+        if self._validating:
+            self._draw_validation(0)
+        else:
             self._begin("Evaluate")
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: D102
-        if not self._validating:
+        if self._validating:
+            self._draw_validation(batch + 1)
+        else:
             self._draw(batch + 1, logs)
 
     def on_test_end(self, logs: dict | None = None) -> None:  # noqa: D102
-        if not self._validating:
+        if self._validating:
+            self._end_validation()
+        else:
             self._end(logs)
         self._validating = False
 
@@ -101,40 +122,61 @@ class ProgressBar(keras.callbacks.Callback):
     def on_predict_end(self, logs: dict | None = None) -> None:  # noqa: D102
         self._end()
 
+    @property
+    def _shown(self) -> int:
+        """The steps to show: a last group may count more than there are."""
+        return min(self._done, self._steps or self._done)
+
     def _begin(self, title: str) -> None:
         self._title = title
-        self._started = self._drawn = time.monotonic()
+        self._started = self._ended = self._drawn = time.monotonic()
         self._done = 0
         if _shows_bar(self.params["verbose"]):
-            self._bar = tqdm(
-                total=self._steps,
-                desc=title,
-                unit="step",
-                file=sys.stdout,
-                mininterval=0,
-                **_size(),
-            )
+            self._row = BarRow(title, self._steps)
+            if self._is_closed_by_trainer:
+                self._prints.enter_context(printing_above(self._row))
 
     def _draw(self, done: int, logs: dict | None = None) -> None:
-        self._done = done
-        if self._bar is not None:
-            self._bar.set_postfix_str(_told(logs, "=", ", "), refresh=False)
-            self._bar.update(min(done, self._steps or done) - self._bar.n)
-            self._drawn = time.monotonic()
+        if done != self._done:  # under `model.fit`, which does not ask what is wanted
+            self._done, self._ended = done, time.monotonic()
+        if self._row is not None:
+            self._row.items = _items(logs, "=")
+            self._draw_row()
+
+    def _draw_validation(self, done: int) -> None:
+        self._validated = done
+        if self._row is not None:
+            of = f"/{self.validation_steps}" if self.validation_steps else ""
+            shown = min(done, self.validation_steps or done)
+            self._row.has_ended, self._row.note = True, f" validating {shown}{of}"
+            self._draw_row()
+
+    def _end_validation(self) -> None:
+        self.validation_steps = self.validation_steps or self._validated
+        if self._row is not None:
+            self._row.note = ""
+            self._draw_row()
+
+    def _draw_row(self) -> None:
+        self._row.seconds = self._ended - self._started
+        self._row.draw(self._shown)
+        self._drawn = time.monotonic()
 
     def _end(self, logs: dict | None = None) -> None:
         self._steps = self._steps or self._done
-        if self._bar is not None:
-            self._bar.n = min(self._done, self._steps)
-            self._bar.ncols = None  # a finished line may wrap: nothing is drawn over it
-            self._bar.set_postfix_str(_told(logs, "=", ", "), refresh=False)
-            self._bar.close()
-            self._bar = None
+        if self._row is not None:
+            self._row.note, self._row.items = "", _items(logs, "=")
+            self._finish_row()
         elif self.params["verbose"]:
-            seconds = time.monotonic() - self._started
-            head = f"{self._title} - {min(self._done, self._steps)} steps - {seconds:.1f}s"
-            told = _told(logs, ": ", " - ")
-            print(f"{head} - {told}" if told else head, flush=True)
+            seconds = f"{self._ended - self._started:.1f}s"
+            told = [self._title, f"{self._shown} steps", seconds, *_items(logs, ": ")]
+            print(" - ".join(told), flush=True)
+
+    def _finish_row(self) -> None:
+        self._prints.close()
+        self._row.seconds = self._ended - self._started
+        self._row.finish(self._shown)
+        self._row = None
 
 
 def replaces_bar(callbacks: Any) -> bool:
@@ -153,22 +195,20 @@ def shows_progress(callback: Any) -> bool:
 
 def _shows_bar(verbose: int | str) -> bool:
     if verbose == "auto":
-        return _IN_NOTEBOOK or sys.stdout.isatty()
+        return IN_NOTEBOOK or is_terminal(sys.stdout)
     return verbose == 1
 
 
-def _size() -> dict[str, int]:
-    """Returns the size of the terminal as tqdm takes it, nothing where there is none."""
-    if _IN_NOTEBOOK or not sys.stdout.isatty():
-        return {}
-    size = shutil.get_terminal_size()  # 80 by 24 where the terminal does not know
-    return {"ncols": size.columns, "nrows": size.lines}
+def _items(logs: dict | None, equals: str) -> list[str]:
+    """Returns each of the logs as text, the loss first, those of validation last."""
+
+    def rank(item: tuple[str, Any]) -> tuple[bool, bool]:
+        return item[0].startswith("val_"), item[0].removeprefix("val_") != "loss"
+
+    return [
+        f"{key}{equals}{_number(value)}" for key, value in sorted((logs or {}).items(), key=rank)
+    ]
 
 
-def _told(logs: dict | None, equals: str, comma: str) -> str:
-    """Returns the logs in a line, those of validation last."""
-    items = sorted((logs or {}).items(), key=lambda item: item[0].startswith("val_"))
-    return comma.join(
-        f"{key}{equals}{value:.4g}" if isinstance(value, float) else f"{key}{equals}{value}"
-        for key, value in items
-    )
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
