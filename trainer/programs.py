@@ -79,6 +79,8 @@ class Programs:
         if mode != "predict":
             self._build_by_a_step(mode, spec, or_else="test_step")
             replica_checks.built_metrics(model, self._metrics())
+            if mode == "train":
+                replica_checks.built_optimizers(model)
         elif not model.built or self._has_own_step(mode):
             self._build_by_a_step(mode, spec, or_else="predict_step")
         self._ready_for[mode] = (compile_mark(model), model.built)
