@@ -114,6 +114,12 @@ def optimizer(**settings: Any) -> dict[str, Any]:
     return {"optimizer": lambda: Adam(**settings)}
 
 
+def several(of_matrices: keras.Optimizer, of_others: keras.Optimizer) -> keras.Optimizer:
+    return keras.optimizers.MultiOptimizer(
+        lambda variable: of_matrices if len(variable.shape) == 2 else of_others
+    )
+
+
 REFUSED = {
     "none": Case(
         "has the reduction 'none', which several devices cannot share: give it reduction=",
@@ -150,6 +156,10 @@ REFUSED = {
     "accumulation": Case(
         "has gradient_accumulation_steps=2, which Keras cannot do on 2 devices",
         optimizer(gradient_accumulation_steps=2),
+    ),
+    "accumulation in one of several": Case(
+        "The optimizer adam has gradient_accumulation_steps=2, which Keras cannot do on 2 devices",
+        {"optimizer": lambda: several(Adam(gradient_accumulation_steps=2), Adam())},
     ),
     "overwriting": Case(
         "has ema_overwrite_frequency=3, which Keras cannot do on 2 devices",

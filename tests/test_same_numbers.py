@@ -92,6 +92,12 @@ def one_layer(optimizer: Any = "sgd", features: int = 4) -> keras.Model:
     return compiled(keras.Sequential([keras.Input((features,)), layers.Dense(1)]), optimizer)
 
 
+def of_matrices_and_others() -> keras.Optimizer:
+    """Returns two optimizers, of which one has its learning rate from a schedule."""
+    decaying, plain = Adam(optimizers.schedules.CosineDecay(0.1, 6)), SGD(0.05, momentum=0.9)
+    return optimizers.MultiOptimizer(lambda v: decaying if len(v.shape) == 2 else plain)
+
+
 OPTIMIZERS = {
     "sgd": lambda: SGD(0.05),
     "sgd momentum": lambda: SGD(0.05, momentum=0.9, nesterov=True),
@@ -105,6 +111,10 @@ OPTIMIZERS = {
     "ema": lambda: Adam(0.01, use_ema=True, ema_momentum=0.8),
     "ema overwriting": lambda: Adam(
         0.01, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=3
+    ),
+    "several": of_matrices_and_others,
+    "several, scaled": lambda: optimizers.LossScaleOptimizer(
+        of_matrices_and_others(), 4.0, dynamic_growth_steps=2
     ),
 }
 

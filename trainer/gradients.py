@@ -78,18 +78,40 @@ def _apply_sums(
 ) -> None:
     is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     clipping = optimizer.inner_optimizer if is_scaled else optimizer
-    clips = {name: getattr(clipping, name, None) for name in _CLIPS}
-    name, limit = next(((n, limit) for n, limit in clips.items() if limit), (None, None))
-    if not (name or is_scaled):
+    several = [single for single in getattr(clipping, "optimizers", ()) if _clip_of(single)[0]]
+    name, limit = _clip_of(clipping)
+    if name or is_scaled:
+        sums = _Sums([gradient for gradient in gradients if gradient is not None])
+        most = optimizer.scale_loss(tf.constant(limit)) if name and is_scaled else limit
+        parts = sums.clipped(name, most)
+        parts = sums.marked(parts) if is_scaled else parts
+        gradients = [None if gradient is None else next(parts) for gradient in gradients]
+    with (
+        _without(clipping, name, limit) if name else contextlib.nullcontext(),
+        replaced(several, "apply", _apply_clipped),
+    ):
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return
-    sums = _Sums([gradient for gradient in gradients if gradient is not None])
-    most = optimizer.scale_loss(tf.constant(limit)) if name and is_scaled else limit
-    parts = sums.clipped(name, most)
-    parts = sums.marked(parts) if is_scaled else parts
+
+
+def _apply_clipped(
+    optimizer: keras.Optimizer,
+    apply: Callable[..., Any],
+    gradients: list[Any],
+    variables: list[keras.Variable],
+) -> None:
+    """Applies gradients by one of several optimizers, which clips those that it is given."""
+    name, limit = _clip_of(optimizer)
+    parts = _Sums([g for g in gradients if g is not None]).clipped(name, limit)
     gradients = [None if gradient is None else next(parts) for gradient in gradients]
-    with _without(clipping, name, limit) if name else contextlib.nullcontext():
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    with _without(optimizer, name, limit):
+        # Not `apply`: another replica, a thread that takes turns, may have replaced it, too.
+        type(optimizer).apply(optimizer, gradients, variables)
+
+
+def _clip_of(optimizer: keras.Optimizer) -> tuple[str | None, float | None]:
+    """Returns the name and the value of the attribute by which an optimizer clips, if it does."""
+    clips = ((name, getattr(optimizer, name, None)) for name in _CLIPS)
+    return next(((name, limit) for name, limit in clips if limit), (None, None))
 
 
 class _Sums:

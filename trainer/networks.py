@@ -243,8 +243,21 @@ def trained_networks(model: keras.Model) -> Iterator[tuple[keras.Model, keras.Op
 
 def learning_rates(model: keras.Model) -> list[keras.Variable]:
     """Returns the learning rates of the optimizers of `model`, those that no schedule sets."""
-    rates = [optimizer.learning_rate for _, optimizer in trained_networks(model)]
+    rates = [
+        single.learning_rate
+        for _, optimizer in trained_networks(model)
+        for single in single_optimizers(optimizer)
+    ]
     return [rate for rate in rates if isinstance(rate, keras.Variable)]
+
+
+def single_optimizers(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
+    """Returns the optimizers that change the weights: those inside of a wrapper, or itself.
+
+    The wrappers of Keras are `LossScaleOptimizer` and, from 3.15 on, `MultiOptimizer`.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(getattr(inner, "optimizers", [inner]))
 
 
 def build_optimizers(model: keras.Model) -> None:

@@ -79,7 +79,8 @@ class Program:
 
         @_graph_as_written
         def replicated_step(batch: Batch) -> Any:
-            outputs = replicas.run(explained_step, batch)
+            with context.replicas():
+                outputs = replicas.run(explained_step, batch)
             context.end(outputs)
             return outputs
 

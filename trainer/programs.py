@@ -87,6 +87,8 @@ class Programs:
         if mode != "predict":
             self._build_by_a_step(mode, spec, or_else="test_step")
             replica_checks.built_metrics(model, self._metrics())
+            if mode == "train":
+                replica_checks.built_optimizers(model)
         elif not model.built or self._has_own_step(mode):
             self._build_by_a_step(mode, spec, or_else="predict_step")
         self._ready_for[mode] = (compile_mark(model), model.built)
@@ -106,7 +108,9 @@ class Programs:
             if self._built_by.get(step) == mark:
                 return
             try:
-                build_by_step(algorithm, self._checked_step(step.removesuffix("_step")), spec)
+                own_mode = step.removesuffix("_step")
+                with self._means[own_mode].observing():
+                    build_by_step(algorithm, self._checked_step(own_mode), spec)
                 self._built_by[step] = mark
                 return
             except Exception as error:
@@ -176,7 +180,13 @@ class Programs:
                     error, known_inputs(mode), rows_at_hand(batch)
                 ),
                 means=self._means[mode],
-                context=StepContext(self._algorithm, mode, self._progress, self._assigned(mode)),
+                context=StepContext(
+                    self._algorithm,
+                    mode,
+                    self._progress,
+                    self._assigned(mode),
+                    self._means[mode] if self._has_means(mode) else None,
+                ),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
@@ -238,15 +248,18 @@ class Programs:
         """Returns the step of `mode` with what can be checked of its batch and its result."""
         algorithm, name = self._algorithm, f"{mode}_step"
         step, means = getattr(algorithm, name), self._means[mode]
-        has_means = mode != "predict" and has_own_step(algorithm, mode)
 
         def checked_step(batch: Any) -> Any:
             batch = _with_rank(batch, algorithm.known_inputs(mode))
-            if has_means:
+            if self._has_means(mode):
                 return means.run(step, name, batch)
             return step(batch) if mode == "predict" else checks.logs(step(batch), name)
 
         return checked_step
+
+    def _has_means(self, mode: Mode) -> bool:
+        """Returns whether means are kept of what the step of `mode` returns."""
+        return mode != "predict" and has_own_step(self._algorithm, mode)
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +10,7 @@ import keras
 
 from trainer.algorithm import Algorithm, has_own_step, overrides
 from trainer.counting import with_parts
-from trainer.networks import trained_networks
+from trainer.networks import single_optimizers, trained_networks
 from trainer.watching import Mode
 
 _NO_SUMS = (keras.metrics.PearsonCorrelation, keras.metrics.ConcordanceCorrelation)
@@ -28,8 +29,6 @@ def steps(algorithm: Algorithm, mode: Mode, metrics: Iterable[keras.metrics.Metr
     """
     model = algorithm.model
     made_in_scope(model, metrics)
-    if mode == "train":
-        _optimizers(model)
     if mode == "predict" or has_own_step(algorithm, mode):
         return
     if overrides(model, f"{mode}_step"):
@@ -68,15 +67,15 @@ def built_metrics(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -
             )
 
 
-def _optimizers(model: keras.Model) -> None:
+def built_optimizers(model: keras.Model) -> None:
     """Raises ValueError for a setting of an optimizer that Keras has for one replica only."""
+    devices = model.distribute_strategy.num_replicas_in_sync
+    settings = ("gradient_accumulation_steps", "ema_overwrite_frequency")
     for _, optimizer in trained_networks(model):
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        for setting in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
-            if value := getattr(inner, setting, None):
-                devices = model.distribute_strategy.num_replicas_in_sync
+        for single, setting in itertools.product(single_optimizers(optimizer), settings):
+            if value := getattr(single, setting, None):
                 raise ValueError(
-                    f"The optimizer {inner.name} has {setting}={value}, which Keras cannot do on "
+                    f"The optimizer {single.name} has {setting}={value}, which Keras cannot do on "
                     f"{devices} devices: make it without."
                 )
 

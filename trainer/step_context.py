@@ -14,6 +14,7 @@ from trainer.compiling import compile_mark
 from trainer.progress import ProgressInSteps
 from trainer.rollback import Rollback
 from trainer.step_attributes import StepAttributes
+from trainer.step_means import StepMeans
 from trainer.watching import Mode
 
 
@@ -28,6 +29,7 @@ class StepContext:
         mode: whose step it is.
         progress: how far training has come, for steps to read.
         assigned: returns what the forward pass of a step assigns.
+        means: means of what a step returns, `None` where the step is Keras's.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class StepContext:
         mode: Mode,
         progress: ProgressInSteps,
         assigned: Callable[[], list[keras.Variable]],
+        means: StepMeans | None,
     ):
         self._model = algorithm.model
         self._mode = mode
         self._progress = progress
+        self._means = means
         self._attributes = StepAttributes(algorithm)
         self._rollback = Rollback(assigned, algorithm.model.distribute_strategy)
         self._marks: tuple = ()
@@ -63,6 +67,12 @@ class StepContext:
         marks = (compile_mark(self._model), function, self.run_eagerly)
         before, self._marks = self._marks, marks
         return self._attributes.changed() or marks != before
+
+    @contextlib.contextmanager
+    def replicas(self) -> Iterator[None]:
+        """Goes around the step on all replicas."""
+        with self._means.observing() if self._means else contextlib.nullcontext():
+            yield
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:

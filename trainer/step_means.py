@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from trainer import checks
 from trainer.counting import with_parts
 from trainer.replacing import replaced
 from trainer.shares import current_share, first_of
-from trainer.telling import telling
+from trainer.telling import Telling, telling
 
 
 class StepMeans:
@@ -28,11 +29,25 @@ class StepMeans:
     def __init__(self, metrics: Callable[[], list[keras.metrics.Metric]]):
         self._metrics = metrics
         self._means: dict[str, keras.metrics.Mean] = {}
+        self._names: set[str] = set()
+        self._updated: set[str] = set()
+        self._reported: Telling
 
     @property
     def metrics(self) -> list[keras.metrics.Mean]:
         """The means."""
         return list(self._means.values())
+
+    @contextlib.contextmanager
+    def observing(self) -> Iterator[None]:
+        """Observes the metrics in steps that `run` runs meanwhile, on all replicas."""
+        metrics = with_parts(self._metrics())
+        self._names, self._updated = {metric.name for metric in metrics}, set()
+        with (
+            replaced(metrics, "update_state", self._update_state),
+            telling(metrics) as self._reported,
+        ):
+            yield
 
     def run(self, step: Callable[[Any], Any], name: str, batch: Any) -> dict[str, Any]:
         """Returns what `step` returns, and adds it to the means.
@@ -42,24 +57,19 @@ class StepMeans:
             name: its name.
             batch: its batch.
         """
-        updated: set[str] = set()
-
-        def update_state(
-            metric: keras.metrics.Metric, inner: Callable, *args: Any, **kw: Any
-        ) -> Any:
-            updated.add(metric.name)
-            return inner(*args, **kw)
-
-        metrics = with_parts(self._metrics())
-        with replaced(metrics, "update_state", update_state), telling(metrics) as results:
-            logs = checks.logs(step(batch), name)
-            reported = results.among(logs)
-        names = {metric.name for metric in metrics}
+        logs = checks.logs(step(batch), name)
+        reported = self._reported.among(logs)
         for key, value in logs.items():
-            is_plain = key in names - updated if updated else True
-            if is_plain and key not in reported and _is_number(value):
+            is_unknown = key in self._names - self._updated if self._updated else True
+            if is_unknown and key not in reported and _is_number(value):
                 self._mean(key).update_state(value, sample_weight=_rows(batch))
         return logs
+
+    def _update_state(
+        self, metric: keras.metrics.Metric, update_state: Callable, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._updated.add(metric.name)
+        return update_state(*args, **kwargs)
 
     def results(self) -> dict[str, tf.Tensor]:
         """Returns the means by log key."""

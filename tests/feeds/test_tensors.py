@@ -22,6 +22,7 @@ from trainer.feeds.tensors import as_array, as_floatx, as_tensor, is_array, spec
 FLOATS = ["float16", "float32", "float64"]
 INTS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
+FLOAT8 = tf.dtypes.experimental.float8_e4m3fn.as_numpy_dtype
 DENSE = np.array([[0.0, 1.5, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, -3.25], [0.5, 0.0, 4.0]], "float32")
 
 
@@ -96,6 +97,12 @@ KINDS: dict[str, tuple[Callable[[], Any], np.ndarray]] = {
     "JAX BCOO": (lambda: bcoo(DENSE), DENSE),
     "torch": (lambda: torch_tensor(DENSE, "float32"), DENSE),
     "torch float64": (lambda: torch_tensor([1.5], "float64"), np.array([1.5])),
+    "torch bfloat16": (lambda: torch_tensor([1.5], "bfloat16"), np.array([1.5], BFLOAT16)),
+    "torch bfloat16 that requires grad": (
+        lambda: torch_tensor([1.5, 2], "bfloat16", requires_grad=True),
+        np.array([1.5, 2], BFLOAT16),
+    ),
+    "torch float8": (lambda: torch_tensor([1.5], "float8_e4m3fn"), np.array([1.5], FLOAT8)),
     "torch integers": (lambda: torch_tensor([[1, 2]], "int64"), np.array([[1, 2]])),
     "torch bool": (lambda: torch_tensor([True, False], "bool"), np.array([True, False])),
     "torch that requires grad": (
@@ -136,7 +143,7 @@ def test_floats_become_floatx(make, expected):
     assert_equal(as_floatx(as_array(make())), known)
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTS, "bool", "complex64", BFLOAT16])
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTS, "bool", "complex64", BFLOAT16, FLOAT8])
 def test_numpy_arrays(dtype):
     array = np.array([[0, 1], [1, 0]], dtype)
     assert as_array(array) is array

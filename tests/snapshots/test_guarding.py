@@ -167,6 +167,25 @@ def test_it_is_told_and_can_be_run_again(tmp_path, failure, given, way):
     assert another.step == BAD
 
 
+class AppliesGradientsAlone(CustomTrainer):
+    """Leaves it to the optimizer which variables they are of."""
+
+    def train_step(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self.model(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.model.trainable_variables))
+        return {"loss": loss}
+
+
+def test_gradients_applied_without_their_variables_are_named(tmp_path):
+    made = AppliesGradientsAlone(seeded(linear), optimizer="sgd", loss=overflow, jit_compile=False)
+    made.optimizer.build(made.model.trainable_variables)
+    error = failure_of(made, GIVEN["arrays"](FAR), tmp_path)
+    assert "whose gradient is not finite is sequential/outputs/bias, one of 2" in str(error)
+    assert "AttributeError" not in str(error)
+
+
 def test_replay_runs_the_step_of_the_trainer_eagerly(tmp_path):
     seen = []
 

@@ -32,7 +32,7 @@ def as_array(value: Any) -> Array | None:
     if _is_sparse(value):
         return _sparse_tensor(value)
     if hasattr(value, "detach"):
-        return value.detach().cpu().numpy()
+        return _from_torch(value.detach().cpu())
     if _library(value) == "pandas":
         array = value.to_numpy()
         return array[:, None] if array.ndim == 1 else array
@@ -78,6 +78,13 @@ def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
     return kind(shape, tensor.dtype)
 
 
+def _from_torch(tensor: Any) -> np.ndarray:
+    name = str(tensor.dtype).removeprefix("torch.")
+    if hasattr(np, name):
+        return tensor.numpy()
+    return tensor.float().numpy().astype(tf.as_dtype(name).as_numpy_dtype)  # of 16 or 8 bits
+
+
 def _from_objects(array: np.ndarray) -> Array:
     if all(isinstance(value, str) for value in array.flat):
         return tf.convert_to_tensor(array, dtype=tf.string)
@@ -85,8 +92,8 @@ def _from_objects(array: np.ndarray) -> Array:
 
 
 def _is_float(array: np.ndarray) -> bool:
-    # bfloat16 is no kind of float to NumPy.
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    # bfloat16 and most floats of 8 bits are no kind of float to NumPy.
+    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
 
 
 def _library(value: Any) -> str:

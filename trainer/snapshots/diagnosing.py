@@ -31,8 +31,9 @@ def diagnosis(algorithm: Algorithm, step: Callable[[Batch], Any], batch: Batch) 
     with contextlib.ExitStack() as stack:
         for layer in _layers(algorithm):
             stack.enter_context(_replaced(layer, "call", _noting_output(layers)))
-        for _, optimizer in trained_networks(algorithm.model):
-            stack.enter_context(_replaced(optimizer, "apply", _noting_gradients(gradients)))
+        for network, optimizer in trained_networks(algorithm.model):
+            noting = _noting_gradients(gradients, network.trainable_variables)
+            stack.enter_context(_replaced(optimizer, "apply", noting))
         try:
             step(batch)
             failure = []
@@ -133,12 +134,14 @@ def _noting_output(noted: list[str]) -> Callable[[keras.Layer, Callable], Callab
     return wrap
 
 
-def _noting_gradients(noted: list[list[str]]) -> Callable[[keras.Optimizer, Callable], Callable]:
+def _noting_gradients(
+    noted: list[list[str]], of_network: list[keras.Variable]
+) -> Callable[[keras.Optimizer, Callable], Callable]:
     def wrap(optimizer: keras.Optimizer, apply: Callable) -> Callable:
         @functools.wraps(apply)
         def noting(gradients: Any, trainable_variables: Any = None) -> Any:
             gradients = list(gradients)
-            variables = trainable_variables or optimizer.trainable_variables
+            variables = trainable_variables or of_network
             pairs = zip(gradients, variables, strict=False)
             names = [variable.path for gradient, variable in pairs if not is_finite(gradient)]
             if names:
