@@ -8,6 +8,8 @@ if keras.config.backend() != "tensorflow":
         "the environment variable KERAS_BACKEND=tensorflow before keras is first imported."
     )
 
+__version__ = "0.1.0"
+
 from trainer import callbacks  # noqa: E402
 from trainer.custom_trainer import CustomTrainer  # noqa: E402
 from trainer.gan_trainer import GANTrainer  # noqa: E402
