@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,22 +13,6 @@ from trainer.callbacks.for_network import OF_ONE_OPTIMIZER
 from trainer.errors import paired_inputs
 from trainer.feeds import Feed
 from trainer.networks import Networks, bound_form
-
-
-def known_arguments(method: Callable) -> Callable:
-    """Makes `method` answer an unknown argument with the nearest one that it takes."""
-    names = [name for name in inspect.signature(method).parameters if name != "self"]
-
-    @functools.wraps(method)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
-                raise TypeError(f"{method.__name__} has no argument {name!r}: {mend}")
-        return method(*args, **kwargs)
-
-    return checked
 
 
 def is_model(model: Any) -> None:

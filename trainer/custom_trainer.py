@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import keras
 import tensorflow as tf
@@ -29,6 +29,7 @@ from trainer.opening import limited, opened
 from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress
+from trainer.public import public
 from trainer.seeds import seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
@@ -144,7 +145,7 @@ class CustomTrainer(Algorithm):
         """The model's optimizer."""
         return self.model.optimizer
 
-    @checks.known_arguments
+    @public
     def fit(
         self,
         x: Any = None,
@@ -156,13 +157,13 @@ class CustomTrainer(Algorithm):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool | str = True,
-        class_weight: dict[int, float] | None = None,
+        class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int | Sequence[int] = 1,
+        validation_freq: int | Collection[int] = 1,
     ) -> keras.callbacks.History:
         """Trains the model for a number of epochs. Arguments, defaults and result are Keras's.
 
@@ -248,7 +249,47 @@ class CustomTrainer(Algorithm):
                     )
         return self.model.history
 
-    @checks.known_arguments
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        return_dict: Literal[False] = ...,
+    ) -> float | list[float]: ...
+
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        *,
+        return_dict: Literal[True],
+    ) -> dict[str, float]: ...
+
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        return_dict: bool = ...,
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def evaluate(
         self,
         x: Any = None,
@@ -285,7 +326,7 @@ class CustomTrainer(Algorithm):
             logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @public
     def predict(
         self,
         x: Any,
@@ -315,13 +356,44 @@ class CustomTrainer(Algorithm):
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
             return loop.predict(self.model, self._run("predict", feed, hooks, steps))
 
-    @checks.known_arguments
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        return_dict: Literal[False] = ...,
+    ) -> float | list[float]: ...
+
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        *,
+        return_dict: Literal[True],
+    ) -> dict[str, float]: ...
+
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        return_dict: bool = ...,
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def train_on_batch(
         self,
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | dict[str, float]:
         """Trains on one batch. Arguments and result are Keras's.
@@ -351,7 +423,22 @@ class CustomTrainer(Algorithm):
         self._progress.count(1)
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., return_dict: Literal[False] = ...
+    ) -> float | list[float]: ...
+
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., *, return_dict: Literal[True]
+    ) -> dict[str, float]: ...
+
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., return_dict: bool = ...
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> float | list[float] | dict[str, float]:
@@ -361,11 +448,12 @@ class CustomTrainer(Algorithm):
         logs = python_logs(self._run_on_batch("test", (x, y, sample_weight)))
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @public
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
         return concatenated([self._run_on_batch("predict", (x,))])
 
+    @public
     def save_snapshot(self, path: str | os.PathLike) -> None:
         """Saves what training changes: weights, optimizers, metrics, random seeds, steps, epochs.
 
@@ -387,6 +475,7 @@ class CustomTrainer(Algorithm):
         if self.is_chief:
             files.write(Path(path), contents)
 
+    @public
     def restore_snapshot(self, path: str | os.PathLike) -> None:
         """Sets the trainer to what `save_snapshot` or the callback `Snapshots` saved.
 
@@ -406,6 +495,7 @@ class CustomTrainer(Algorithm):
         self._state().put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
+    @public
     def replay(self, path: str | os.PathLike) -> dict[str, float]:
         """Runs a step that the callback `NaNGuard` recorded again, eagerly, for a debugger.
 
@@ -433,6 +523,7 @@ class CustomTrainer(Algorithm):
         finally:
             state.put_back_at_rest(contents)
 
+    @public
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
 
