@@ -25,3 +25,7 @@ __all__ = [
     "PeerLostError",
     "callbacks",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__version__"]

@@ -22,6 +22,11 @@ def is_model(model: Any) -> None:
             f"model is of type {type(model).__name__}: expected a keras.Model, such as "
             "keras.Sequential([...]) or keras.Model(inputs, outputs)."
         )
+    if isinstance(model, type):
+        raise TypeError(
+            f"model is the class {model.__name__}: expected an object of it, such as "
+            f"{model.__name__}(...)."
+        )
 
 
 def validation_frequency(frequency: int | Sequence[int]) -> None:

@@ -7,17 +7,18 @@ import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import keras
 import tensorflow as tf
 
-from trainer import checks, loop, replica_checks
+from trainer import checks, hints, loop, replica_checks
 from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_model
+from trainer.copying import packed, unpack
 from trainer.errors import placed
 from trainer.explaining import explanation
 from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
@@ -30,7 +31,7 @@ from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress
 from trainer.public import public
-from trainer.seeds import seed_of_random_state
+from trainer.seeds import checked_seed, seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.files import Contents, DamagedSnapshotError
@@ -79,8 +80,9 @@ class CustomTrainer(Algorithm):
             train with it; at the start of a call it waits 600, if that is more.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: the model was made outside of the scope of the strategy that there is.
+        TypeError: `model` is no Keras model, or `seed` no whole number.
+        ValueError: `seed` is below 0, or the model was made outside of the scope of the strategy
+            that there is.
     """
 
     array_budget: int | None = None
@@ -108,7 +110,7 @@ class CustomTrainer(Algorithm):
             self._progress, self.seed = model.progress, model.seed
         else:
             self._progress = Progress()
-            self.seed = seed_of_random_state() if seed is None else int(seed)
+            self.seed = seed_of_random_state() if seed is None else checked_seed(seed)
         self._fits = Fits()
         self._session: Session | None = None
         self._restored: Contents | None = None
@@ -129,6 +131,35 @@ class CustomTrainer(Algorithm):
         if jit_compile is None and any(value is not None for value in arguments.values()):
             jit_compile = "auto"  # what the model has just been compiled with
         self._programs = Programs(self, jit_compile)
+
+    def __repr__(self) -> str:
+        return hints.described(self)
+
+    def __dir__(self) -> list[str]:
+        return sorted(set(super().__dir__()) - hints.INNER)
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_programs", "_session", "_explanations"}
+        attributes = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {**packed(self, attributes), "asked": self._programs.jit_compile}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpack(self, state)
+        if isinstance(self.model, Networks):
+            self._progress = self.model.progress
+        self._session, self._explanations = None, {}
+        self._programs = Programs(self, state["asked"])
+
+    if not TYPE_CHECKING:  # which finds misspelt names by itself
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property of a subclass, whose own error this hides
+                return super().__getattribute__(name)
+            raise hints.missing_attribute(self, name)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+            """Raises TypeError: a trainer is no model."""
+            raise hints.not_callable(self)
 
     @property
     def step(self) -> int:

@@ -50,15 +50,19 @@ class Programs:
             feed: the batches.
             planned: steps of the whole call, `None` where that is open.
         """
-        mark, asked = self._asked
         model = self._algorithm.model
         obstacle = None
         if feed is None or not feed.full_steps:
             obstacle = "batches are not cut out of arrays"
         elif not self._returns_results(mode):
             obstacle = f"a {mode}_step of its own"
-        asked = asked if mark is compile_mark(model) else None
-        return xla.choose(mode, model, asked, planned, obstacle)
+        return xla.choose(mode, model, self.jit_compile, planned, obstacle)
+
+    @property
+    def jit_compile(self) -> bool | str | None:
+        """What the user asked of XLA; `None` if that is what the model was compiled with."""
+        mark, asked = self._asked
+        return asked if mark is compile_mark(self._algorithm.model) else None
 
     def build_for_replicas(self, mode: Mode, batch_spec: Callable[[], Any]) -> None:
         """Makes the variables that a step of several replicas cannot make.

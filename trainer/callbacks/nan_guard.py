@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import keras
+from trainer.callbacks.described import DescribedCallback
 
 
-class NaNGuard(keras.callbacks.Callback):
+class NaNGuard(DescribedCallback):
     """Ends training at the first step whose loss or gradients are not finite, and records it.
 
     The state before that step and its batch are written to `directory`; the trainer is left as it

@@ -10,11 +10,13 @@ from typing import Any
 import keras
 from tqdm.auto import tqdm
 
+from trainer.callbacks.described import DescribedCallback
+
 _SECONDS_BETWEEN_DRAWS = 0.1
 _IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 
 
-class ProgressBar(keras.callbacks.Callback):
+class ProgressBar(DescribedCallback):
     """Shows steps, rate, time left and running metrics, on standard output.
 
     `fit`, `evaluate` and `predict` add one unless `verbose=0`, or a callback that shows progress is

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.callbacks.described import DescribedCallback
 from trainer.images import grid, write_png
 
 
@@ -22,7 +22,7 @@ class Generates(Protocol):
         """Returns `n` images of shape `(n, height, width, channels)`, the same for a seed."""
 
 
-class SampleImages(keras.callbacks.Callback):
+class SampleImages(DescribedCallback):
     """Writes a grid of generated images, from the same latent points each time.
 
     The files are called `step_0000200.png` by the steps trained, or `epoch_0001.png` by the epochs,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-import keras
+from trainer.callbacks.described import DescribedCallback
 
 
 class Session(Protocol):
@@ -27,7 +27,7 @@ class Session(Protocol):
         """Is told that the validation ends early, and training with it."""
 
 
-class Snapshots(keras.callbacks.Callback):
+class Snapshots(DescribedCallback):
     """Saves the whole training, and goes on with it where it was broken off.
 
     When `fit` starts and there is a snapshot, training goes on from it, in the middle of an epoch
