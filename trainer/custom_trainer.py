@@ -21,7 +21,7 @@ from trainer.compiling import compile_model
 from trainer.copying import packed, unpack
 from trainer.errors import placed
 from trainer.explaining import explanation
-from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
+from trainer.feeds import Feed, as_array, class_weights, spec_of, split_arrays
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
@@ -231,11 +231,15 @@ class CustomTrainer(Algorithm):
         """
         self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
+        checks.class_weight(class_weight)
+        initial_epoch = checks.whole_number("initial_epoch", initial_epoch)
+        epochs = checks.whole_number("epochs", epochs)
         epochs = limited("epochs", epochs, keras.config.max_epochs())
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = split_rows(
+            (x, y, sample_weight), validation_data = split_arrays(
                 (x, y, sample_weight), validation_split
             )
+        checks.no_strings(self, "train", y)
         self._check_arrays(x, y)
         training = self._opened(
             "train",
@@ -351,6 +355,7 @@ class CustomTrainer(Algorithm):
             ValueError: the model is not compiled, or the data or an argument does not fit.
         """
         self._check_compiled("evaluate", "test")
+        checks.no_strings(self, "test", y)
         data = (x, y, sample_weight)
         opened = self._opened("test", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
@@ -443,6 +448,8 @@ class CustomTrainer(Algorithm):
             ValueError: the model is not compiled, or an argument does not fit.
         """
         self._check_compiled("train_on_batch", "train")
+        checks.no_strings(self, "train", y)
+        checks.class_weight(class_weight)
         if class_weight is not None:
             if sample_weight is not None:
                 raise ValueError(
@@ -475,6 +482,7 @@ class CustomTrainer(Algorithm):
     ) -> float | list[float] | dict[str, float]:
         """Evaluates one batch. Arguments, result and errors as in `train_on_batch`."""
         self._check_compiled("test_on_batch", "test")
+        checks.no_strings(self, "test", y)
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("test", (x, y, sample_weight)))
         return logs if return_dict else self._in_order(logs)
@@ -516,13 +524,10 @@ class CustomTrainer(Algorithm):
             path: the folder of the snapshot.
 
         Raises:
-            ValueError: the snapshot is damaged, or of another model or optimizer; nothing was
-                changed.
+            ValueError: there is no snapshot, or it is damaged, or of another model or optimizer;
+                nothing was changed.
         """
-        try:
-            contents = files.read(Path(path))
-        except DamagedSnapshotError as error:
-            raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error
+        contents = _read(Path(path), "save_snapshot or Snapshots")
         self._state().put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
@@ -541,7 +546,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the record is damaged, or of another model or optimizer.
         """
-        contents = files.read(Path(path))
+        contents = _read(Path(path), "NaNGuard")
         if "batch" not in contents.facts:
             raise ValueError(f"{path} has no batch: give a folder that NaNGuard wrote.")
         state = self._state()
@@ -685,3 +690,12 @@ class CustomTrainer(Algorithm):
         ordered += [key for key in sorted(logs) if key not in names]
         values = [logs[name] for name in ordered]
         return values[0] if len(values) == 1 else values
+
+
+def _read(path: Path, writer: str) -> Contents:
+    """Returns what is in the folder `path`, that `writer` wrote."""
+    path = files.existing(path, writer)
+    try:
+        return files.read(path)
+    except DamagedSnapshotError as error:
+        raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error

@@ -173,7 +173,7 @@ def _misfit(name: str, came: tuple, expected: tuple) -> str:
     if _fits(came, expected[1:]):
         return (
             f"{name} comes in single rows of shape {came}, but the model takes batches of them, "
-            f"{expected}: call dataset.batch(batch_size)."
+            f"{expected}: call dataset.batch(batch_size), or give a single row as x[None]."
         )
     if _fits(came[1:], expected[1:]):
         return (

@@ -44,7 +44,7 @@ def as_floatx(array: Array | None) -> Array | None:
     if array is None:
         return None
     if isinstance(array, np.ndarray) and array.dtype == object:
-        return _from_objects(array)
+        return tf.convert_to_tensor(array, tf.string) if are_strings(array) else as_numbers(array)
     if isinstance(array, np.ndarray):
         return array.astype(keras.config.floatx(), copy=False) if _is_float(array) else array
     return tf.cast(array, keras.config.floatx()) if array.dtype.is_floating else array
@@ -78,10 +78,52 @@ def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
     return kind(shape, tensor.dtype)
 
 
-def _from_objects(array: np.ndarray) -> Array:
-    if all(isinstance(value, str) for value in array.flat):
-        return tf.convert_to_tensor(array, dtype=tf.string)
-    return array.astype(keras.config.floatx())  # a frame whose columns have several dtypes
+def are_strings(array: np.ndarray) -> bool:
+    """Returns whether an array of objects holds nothing else than strings."""
+    return all(isinstance(value, str) for value in array.flat)
+
+
+def as_numbers(array: np.ndarray, name: str = "The array", columns: Any = None) -> np.ndarray:
+    """Returns the numbers that an array of objects holds.
+
+    Args:
+        array: the objects, of a frame whose columns have several dtypes for one.
+        name: what a message calls it.
+        columns: the names of its columns, if it has some.
+
+    Raises:
+        ValueError: it holds something else; the message names the place.
+    """
+    try:
+        numbers = array.astype(keras.config.floatx())
+    except (TypeError, ValueError) as error:
+        raise ValueError(_no_number(array, name, columns)) from error
+    if np.any(np.equal(array, None)):  # which NumPy takes for NaN
+        raise ValueError(_no_number(array, name, columns))
+    return numbers
+
+
+def _no_number(array: np.ndarray, name: str, columns: Any) -> str:
+    """Returns the sentence for the first of the objects that is no number."""
+    found = ((index, value) for index, value in np.ndenumerate(array) if not _is_number(value))
+    index, value = next(found, ((), "something"))
+    place = f"{name}[{', '.join(map(str, index))}]"
+    if columns is not None and len(index) == 2:
+        place = f"Row {index[0]} of the column {columns[index[1]]!r} of {name}"
+    mend = "turn what the model is to see into numbers, and leave out the rest"
+    if isinstance(value, str):
+        mend = "turn strings into numbers, with keras.layers.StringLookup for one"
+    elif value is None or type(value).__name__ in ("NAType", "NaTType"):  # the last two of pandas
+        mend = "fill in what is missing, or leave out the row"
+    return f"{place} is {value!r}, which is no number: {mend}."
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_float(array: np.ndarray) -> bool:
