@@ -172,6 +172,18 @@ def test_a_step_that_calls_the_trainer_is_shown_the_model():
         fit(CallsItself(dense()))
 
 
+def test_a_step_that_gives_the_tape_first_is_told():
+    class TapeFirst(CustomTrainer):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self.model(x))
+            self.minimize(tape, loss)
+
+    with pytest.raises(TypeError, match=r"the tape first: call minimize\(loss, tape\)"):
+        fit(TapeFirst(dense()))
+
+
 def test_a_subclass_may_be_callable():
     class Callable(CustomTrainer):
         def __call__(self, x):

@@ -44,7 +44,7 @@ def as_floatx(array: Array | None) -> Array | None:
     if array is None:
         return None
     if isinstance(array, np.ndarray) and array.dtype == object:
-        return tf.convert_to_tensor(array, tf.string) if are_strings(array) else as_numbers(array)
+        return _from_objects(array)
     if isinstance(array, np.ndarray):
         return array.astype(keras.config.floatx(), copy=False) if _is_float(array) else array
     return tf.cast(array, keras.config.floatx()) if array.dtype.is_floating else array
@@ -54,28 +54,6 @@ def as_tensor(value: Any) -> Array | None:
     """Returns one leaf of a batch as a tensor of the same dtype, `None` as `None`."""
     array = as_array(value)
     return tf.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
-
-
-def byte_size(structure: Any) -> int:
-    """Returns the bytes of the dense arrays in `structure`; others count nothing."""
-    return sum(
-        math.prod(array.shape) * array.dtype.size
-        if isinstance(array, tf.Tensor)
-        else getattr(array, "nbytes", 0)
-        for array in keras.tree.flatten(structure)
-    )
-
-
-def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
-    """Returns the spec of an array or tensor with the number of rows left open."""
-    if tensor is None:
-        return None
-    shape = [None, *tensor.shape[1:]] if tf.TensorShape(tensor.shape).rank else []
-    if isinstance(tensor, tf.RaggedTensor):
-        spec = tf.type_spec_from_value(tensor)
-        return tf.RaggedTensorSpec(shape, tensor.dtype, spec.ragged_rank, spec.row_splits_dtype)
-    kind = tf.SparseTensorSpec if isinstance(tensor, tf.SparseTensor) else tf.TensorSpec
-    return kind(shape, tensor.dtype)
 
 
 def are_strings(array: np.ndarray) -> bool:
@@ -103,27 +81,32 @@ def as_numbers(array: np.ndarray, name: str = "The array", columns: Any = None) 
     return numbers
 
 
-def _no_number(array: np.ndarray, name: str, columns: Any) -> str:
-    """Returns the sentence for the first of the objects that is no number."""
-    found = ((index, value) for index, value in np.ndenumerate(array) if not _is_number(value))
-    index, value = next(found, ((), "something"))
-    place = f"{name}[{', '.join(map(str, index))}]"
-    if columns is not None and len(index) == 2:
-        place = f"Row {index[0]} of the column {columns[index[1]]!r} of {name}"
-    mend = "turn what the model is to see into numbers, and leave out the rest"
-    if isinstance(value, str):
-        mend = "turn strings into numbers, with keras.layers.StringLookup for one"
-    elif value is None or type(value).__name__ in ("NAType", "NaTType"):  # the last two of pandas
-        mend = "fill in what is missing, or leave out the row"
-    return f"{place} is {value!r}, which is no number: {mend}."
+def byte_size(structure: Any) -> int:
+    """Returns the bytes of the dense arrays in `structure`; others count nothing."""
+    return sum(
+        math.prod(array.shape) * array.dtype.size
+        if isinstance(array, tf.Tensor)
+        else getattr(array, "nbytes", 0)
+        for array in keras.tree.flatten(structure)
+    )
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def spec_of(tensor: Array | None) -> tf.TypeSpec | None:
+    """Returns the spec of an array or tensor with the number of rows left open."""
+    if tensor is None:
+        return None
+    shape = [None, *tensor.shape[1:]] if tf.TensorShape(tensor.shape).rank else []
+    if isinstance(tensor, tf.RaggedTensor):
+        spec = tf.type_spec_from_value(tensor)
+        return tf.RaggedTensorSpec(shape, tensor.dtype, spec.ragged_rank, spec.row_splits_dtype)
+    kind = tf.SparseTensorSpec if isinstance(tensor, tf.SparseTensor) else tf.TensorSpec
+    return kind(shape, tensor.dtype)
+
+
+def _from_objects(array: np.ndarray) -> Array:
+    if are_strings(array):
+        return tf.convert_to_tensor(array, dtype=tf.string)
+    return as_numbers(array)
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -153,3 +136,26 @@ def _sparse_tensor(value: Any) -> tf.SparseTensor:
         return tf.SparseTensor(indices, coo.data, coo.shape)
     indices = np.asarray(value.indices, dtype=np.int64)
     return tf.SparseTensor(indices, np.asarray(value.data), value.shape)
+
+
+def _no_number(array: np.ndarray, name: str, columns: Any) -> str:
+    """Returns the sentence for the first of the objects that is no number."""
+    found = ((index, value) for index, value in np.ndenumerate(array) if not _is_number(value))
+    index, value = next(found, ((), "something"))
+    place = f"{name}[{', '.join(map(str, index))}]"
+    if columns is not None and len(index) == 2:
+        place = f"Row {index[0]} of the column {columns[index[1]]!r} of {name}"
+    mend = "turn what the model is to see into numbers, and leave out the rest"
+    if isinstance(value, str):
+        mend = "turn strings into numbers, with keras.layers.StringLookup for one"
+    elif value is None or type(value).__name__ in ("NAType", "NaTType"):  # the last two of pandas
+        mend = "fill in what is missing, or leave out the row"
+    return f"{place} is {value!r}, which is no number: {mend}."
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
