@@ -10,6 +10,7 @@ from tests.helpers.comparisons import assert_same
 from tests.helpers.data import labels, numbers
 from tests.helpers.models import compiled, dense, mlp, seeded, untrained, weights_of
 from trainer import CustomTrainer
+from trainer.callbacks import NaNGuard, SampleImages, Snapshots
 
 X, Y = numbers(24, 4), numbers(24, 1, seed=1)
 VALIDATION = (X[:8], Y[:8])
@@ -107,6 +108,13 @@ def test_a_callback_list_of_ones_own_is_taken(kind):
     twins = untrained(dense)
     callbacks = kind([stopping()], model=twins.ours, params={"epochs": 4})
     assert twins.trainer.fit(X, Y, epochs=4, verbose=0, callbacks=callbacks).epoch == [0, 1]
+
+
+def test_callbacks_of_the_package_take_any_kind_of_whole_number():
+    number = np.int64(2)
+    assert Snapshots("s", every_steps=number, keep=number).every_steps == 2
+    assert NaNGuard("n", skips=number).skips == 2
+    assert SampleImages("i", every=number).every == 2
 
 
 def test_strings_as_targets_train_in_a_step_of_ones_own():

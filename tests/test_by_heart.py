@@ -121,6 +121,13 @@ def test_a_part_of_the_model_as_attribute_is_an_error_in_a_copy(make_copy):
         make_copy(ours)
 
 
+def test_a_trainer_on_several_devices_is_not_copied():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        ours = CustomTrainer(dense())
+    with pytest.raises(TypeError, match="on several devices cannot be copied or pickled"):
+        copy.deepcopy(ours)
+
+
 @pytest.mark.parametrize(
     "name",
     ["save", "summary", "compile", "metrics_names", "load_weights", "layers", "weights"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 
 from trainer.callbacks.described import DescribedCallback
@@ -38,7 +39,7 @@ class NaNGuard(DescribedCallback):
 
     def __init__(self, directory: str | os.PathLike, skips: int = 0):
         super().__init__()
-        if not (isinstance(skips, int) and skips >= 0):
+        if not (isinstance(skips, Integral) and skips >= 0):
             raise ValueError(f"skips is {skips!r}: expected a number of 0 or more.")
         self.directory = Path(directory)
         self.skips = skips

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,7 +60,7 @@ class SampleImages(DescribedCallback):
         tensorboard: str | os.PathLike | None = None,
     ):
         super().__init__()
-        if every != "epoch" and not (isinstance(every, int) and every > 0):
+        if every != "epoch" and not (isinstance(every, Integral) and every > 0):
             raise ValueError(f"every is {every!r}: expected 'epoch' or a number of steps.")
         rows, columns = grid
         if labels is not None and len(labels) != rows * columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,7 +77,7 @@ class Snapshots(DescribedCallback):
     ):
         super().__init__()
         for name, value in (("every_steps", every_steps), ("keep", keep)):
-            if value is not None and not (isinstance(value, int) and value > 0):
+            if value is not None and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} is {value!r}: expected a number of 1 or more.")
         for name, value in (("every_seconds", every_seconds), ("max_seconds", max_seconds)):
             if value is not None and not value > 0:
