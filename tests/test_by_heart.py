@@ -84,7 +84,8 @@ def test_a_copy_trains_on_like_the_trainer_that_it_is_of(make_copy):
     assert (ours.step, copied.step) == (12, 12)
 
 
-@both_ways
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("make_copy", [plain_copy, from_pickle])
 def test_a_copy_of_a_gan_trains_on_like_it(make_copy):
     ours = gan()
     ours.fit(np.tanh(X), batch_size=8, verbose=0)
@@ -103,6 +104,7 @@ def test_a_copy_keeps_the_settings():
     assert (copied.model.run_eagerly, copied.model.steps_per_execution) == (True, 3)
 
 
+@pytest.mark.exhaustive
 def test_a_copy_made_while_fit_runs_is_that_of_the_moment():
     copies = Copies()
     ours = CustomTrainer(seeded(with_dropout), seed=1)
