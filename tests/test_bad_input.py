@@ -7,6 +7,7 @@ import sys
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -208,12 +209,187 @@ BEFORE_TRAINING = {
         ValueError,
         "class_weight and sample_weight were both given: give one",
     ),
+    "validation split of a dataset": (
+        lambda m: fit(m, slices((ROWS, LABELS)).batch(8), validation_split=0.2),
+        ValueError,
+        "validation_split is for arrays, but x is a tf.data.Dataset: give validation_data",
+    ),
+    "validation split of a generator": (
+        lambda m: fit(m, batches_then()(), validation_split=0.2),
+        ValueError,
+        "validation_split is for arrays, but x is a generator",
+    ),
+    "validation split of a PyDataset": (
+        lambda m: fit(m, BurningDataset(), validation_split=0.2),
+        ValueError,
+        "validation_split is for arrays, but x is a PyDataset",
+    ),
+    "validation split, text": (
+        lambda m: fit(m, ROWS, LABELS, validation_split="0.2"),
+        TypeError,
+        "validation_split is '0.2': expected a number between 0 and 1",
+    ),
+    "epochs, text": (
+        lambda m: fit(m, ROWS, LABELS, epochs="2"),
+        TypeError,
+        "epochs is '2', of type str: expected a whole number",
+    ),
+    "epochs, float": (
+        lambda m: fit(m, ROWS, LABELS, epochs=2.0),
+        TypeError,
+        "epochs is 2.0, of type float: expected a whole number",
+    ),
+    "initial epoch": (
+        lambda m: fit(m, ROWS, LABELS, initial_epoch=None),
+        TypeError,
+        "initial_epoch is None, of type NoneType: expected a whole number",
+    ),
+    "steps": (
+        lambda m: fit(m, ROWS, LABELS, steps_per_epoch=40 / 8),
+        TypeError,
+        "steps_per_epoch is 5.0, of type float: expected a whole number",
+    ),
+    "validation steps": (
+        lambda m: fit(m, ROWS, LABELS, validation_data=(ROWS, LABELS), validation_steps="1"),
+        TypeError,
+        "validation_steps is '1'",
+    ),
+    "batch size, float": (
+        lambda m: fit(m, ROWS, LABELS, batch_size=32.0),
+        TypeError,
+        "batch_size is 32.0, of type float: expected a whole number",
+    ),
+    "batch size below 0": (
+        lambda m: CustomTrainer(m).predict(ROWS, batch_size=-4),
+        ValueError,
+        "batch_size is -4: expected a number of rows, 1 or more",
+    ),
+    "validation batch size below 0": (
+        lambda m: fit(m, ROWS, LABELS, validation_split=0.2, validation_batch_size=-4),
+        ValueError,
+        "validation_batch_size is -4: expected a number of rows",
+    ),
+    "callback class": (
+        lambda m: fit(m, ROWS, LABELS, callbacks=[keras.callbacks.EarlyStopping]),
+        TypeError,
+        r"callbacks has the class EarlyStopping: give an object of it, EarlyStopping\(...\)",
+    ),
+    "callback function": (
+        lambda m: fit(m, ROWS, LABELS, callbacks=[print]),
+        ValueError,
+        "callbacks has <built-in function print>.*as in keras.callbacks.LambdaCallback",
+    ),
+    "callback name": (
+        lambda m: CustomTrainer(m).evaluate(ROWS, LABELS, verbose=0, callbacks="EarlyStopping"),
+        ValueError,
+        "callbacks has 'EarlyStopping', of type str: expected keras.callbacks.Callback objects",
+    ),
+    "class weight": (
+        lambda m: fit(m, ROWS, LABELS, class_weight="balanced"),
+        ValueError,
+        "class_weight is 'balanced': expected a dict of weights by class number",
+    ),
+    "class weight of a dataset": (
+        lambda m: fit(m, slices((ROWS, LABELS)).batch(8), class_weight=[1.0, 2.0, 3.0]),
+        ValueError,
+        r"class_weight is \[1.0, 2.0, 3.0\]: expected a dict",
+    ),
+    "class weight of a batch": (
+        lambda m: CustomTrainer(m).train_on_batch(ROWS, LABELS, class_weight="balanced"),
+        ValueError,
+        "class_weight is 'balanced': expected a dict",
+    ),
+    "labels, text": (
+        lambda m: fit(m, ROWS, np.array(["cat", "dog", "owl"])[LABELS]),
+        ValueError,
+        "y holds strings, such as 'cat', but the loss takes numbers: number the classes",
+    ),
+    "labels, text, evaluation": (
+        lambda m: CustomTrainer(m).evaluate(ROWS, pd.Series(["cat", "dog"] * 20), verbose=0),
+        ValueError,
+        "y holds strings, such as 'cat', but the loss takes numbers: number the classes",
+    ),
+    "labels, text, one batch": (
+        lambda m: CustomTrainer(m).train_on_batch(ROWS, np.full(40, "cat", object)),
+        ValueError,
+        "y holds strings, such as 'cat', but the loss takes numbers: number the classes",
+    ),
+    "column of strings": (
+        lambda m: fit(m, frame_with(["red"] * 40), LABELS),
+        ValueError,
+        "Row 0 of the column 'colour' of x is 'red', which is no number: turn strings into",
+    ),
+    "column of strings, split": (
+        lambda m: fit(m, frame_with(["red"] * 40), LABELS, validation_split=0.2),
+        ValueError,
+        "Row 0 of the column 'colour' of x is 'red'",
+    ),
+    "column with a gap": (
+        lambda m: fit(m, frame_with(pd.array([1, 2, None, 4] * 10, dtype="Int64")), LABELS),
+        ValueError,
+        "Row 2 of the column 'colour' of x is <NA>, which is no number: fill in what is missing",
+    ),
+    "None among objects": (
+        lambda m: fit(m, {"a": np.where(ROWS[3, 2] == ROWS, None, ROWS)}, LABELS),
+        ValueError,
+        r"x/a\[3, 2\] is None, which is no number: fill in what is missing",
+    ),
+    "dates": (
+        lambda m: fit(m, np.full((40, 4), np.datetime64("2020-01-01")), LABELS),
+        ValueError,
+        r"x has the dtype datetime64\[D\]: expected numbers or strings",
+    ),
+    "single row": (
+        lambda m: CustomTrainer(m).predict(ROWS[0], verbose=0),
+        ValueError,
+        r"x comes in single rows.* or give a single row as x\[None\]",
+    ),
+    "rows in a list": (
+        lambda m: fit(m, [(x, y) for x, y in zip(ROWS, LABELS, strict=True)]),
+        ValueError,
+        "x/0/1 is a single number.*for a list of rows, call numpy.stack on those of x",
+    ),
+    "rows of x in a list": (
+        lambda m: fit(m, list(ROWS), LABELS),
+        ValueError,
+        "x/0 has 4 rows.*y has 40 rows.*for a list of rows, call numpy.stack on those of x",
+    ),
+    "generator function": (
+        lambda m: fit(m, batches_then()),
+        ValueError,
+        r"x is a generator function: call it, as in generate\(\)",
+    ),
+    "class of a PyDataset": (
+        lambda m: fit(m, BurningDataset),
+        ValueError,
+        "x is the class BurningDataset: expected an object of it",
+    ),
+    "class of a model": (
+        lambda m: CustomTrainer(keras.Sequential),
+        TypeError,
+        r"model is the class Sequential: expected an object of it, such as Sequential\(...\)",
+    ),
+    "no snapshot": (
+        lambda m: CustomTrainer(m).restore_snapshot("nowhere"),
+        ValueError,
+        "no folder nowhere: give one that save_snapshot or Snapshots wrote",
+    ),
+    "no record": (
+        lambda m: CustomTrainer(m).replay("nowhere"),
+        ValueError,
+        "no folder nowhere: give one that NaNGuard wrote",
+    ),
     "validation split": (
         lambda m: fit(m, ROWS, LABELS, validation_split=0.999),
         ValueError,
         "validation_split=0.999 of 40 rows leaves one side empty",
     ),
 }
+
+
+def frame_with(colours):
+    frame = pd.DataFrame(ROWS[:, :3], columns=["a", "b", "c"])
+    return frame.assign(colour=colours)
 
 
 def two_inputs():

@@ -8,6 +8,8 @@ if keras.config.backend() != "tensorflow":
         "the environment variable KERAS_BACKEND=tensorflow before keras is first imported."
     )
 
+__version__ = "0.1.0"
+
 from trainer import callbacks  # noqa: E402
 from trainer.custom_trainer import CustomTrainer  # noqa: E402
 from trainer.gan_trainer import GANTrainer  # noqa: E402
@@ -23,3 +25,7 @@ __all__ = [
     "PeerLostError",
     "callbacks",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__version__"]

@@ -193,7 +193,12 @@ class Algorithm(RecordsReads):
             tape: the tape; it may still be recording.
             variables: what to change; the model's trainable weights where not given.
             optimizer: what changes them; the model's optimizer where not given.
+
+        Raises:
+            TypeError: the tape comes before the loss.
         """
+        if isinstance(loss, tf.GradientTape):
+            raise TypeError("minimize was given the tape first: call minimize(loss, tape).")
         variables = self.model.trainable_weights if variables is None else variables
         optimizer = self.model.optimizer if optimizer is None else optimizer
         if not variables:

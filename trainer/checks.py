@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
+import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from trainer.algorithm import overrides
+from trainer.algorithm import Algorithm, has_own_step, overrides
 from trainer.callbacks.for_network import needs_one_optimizer
-from trainer.feeds import Feed
+from trainer.feeds import Feed, as_array
 from trainer.networks import Networks, bound_form
+from trainer.watching import Mode
 
-
-def known_arguments(method: Callable) -> Callable:
-    """Makes `method` answer an unknown argument with the nearest one that it takes."""
-    names = [name for name in inspect.signature(method).parameters if name != "self"]
-
-    @functools.wraps(method)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
-                raise TypeError(f"{method.__name__} has no argument {name!r}: {mend}")
-        return method(*args, **kwargs)
-
-    return checked
+_OF_STRINGS = ("object", "str", "category", "<U", "|S")  # in names of NumPy, TensorFlow, pandas
 
 
 def is_model(model: Any) -> None:
@@ -41,11 +27,96 @@ def is_model(model: Any) -> None:
             f"model is of type {type(model).__name__}: expected a keras.Model, such as "
             "keras.Sequential([...]) or keras.Model(inputs, outputs)."
         )
+    if isinstance(model, type):
+        raise TypeError(
+            f"model is the class {model.__name__}: expected an object of it, such as "
+            f"{model.__name__}(...)."
+        )
+
+
+def whole_number(name: str, value: SupportsIndex) -> int:
+    """Returns the argument `name` as a Python number; raises TypeError if it is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} is {value!r}, of type {type(value).__name__}: expected a whole number, an int."
+        ) from None
+
+
+def batch_size(name: str, value: SupportsIndex | None) -> int | None:
+    """Returns the argument `name` as a number of rows, `None` for the default, as is 0 in Keras.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 0.
+    """
+    if not value:
+        return None
+    number = whole_number(name, value)
+    if number < 0:
+        raise ValueError(f"{name} is {number}: expected a number of rows, 1 or more.")
+    return number
+
+
+def steps(name: str, value: SupportsIndex | None) -> int | None:
+    """Returns the argument `name` as a number of steps, `None` for all, as is below 1 in Keras.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    number = whole_number(name, value) if value else 0
+    return number if number > 0 else None
+
+
+def class_weight(weights: Any) -> None:
+    """Raises ValueError unless `weights` gives a weight for a class number, or is `None`."""
+    if weights is not None and not hasattr(weights, "get"):
+        raise ValueError(
+            f"class_weight is {weights!r}: expected a dict of weights by class number, such as "
+            "{0: 1.0, 1: 2.5}."
+        )
+
+
+def no_strings(algorithm: Algorithm, mode: Mode, y: Any) -> None:
+    """Raises ValueError if targets are strings where the step and the losses are Keras's own.
+
+    Args:
+        algorithm: the algorithm.
+        mode: whose step takes the targets.
+        y: targets, arrays or something else.
+    """
+    model, step = algorithm.model, f"{mode}_step"
+    own = has_own_step(algorithm, mode) or overrides(model, step)
+    own = own or overrides(model, "compute_loss")
+    own = own or type(algorithm).compute_loss is not Algorithm.compute_loss
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    if own or not all(map(_is_of_keras, losses)):
+        return
+    for example in filter(None, map(_first_string, keras.tree.flatten(y))):
+        raise ValueError(
+            f"y holds strings, such as {example!r}, but the loss takes numbers: number the "
+            "classes, by numpy.unique(y, return_inverse=True)[1] or keras.layers.StringLookup."
+        )
+
+
+def _is_of_keras(loss: Any) -> bool:
+    module = getattr(loss, "__module__", None) or ""
+    return isinstance(loss, str) or module.partition(".")[0] == "keras"
+
+
+def _first_string(target: Any) -> str | bytes | None:
+    """Returns the first value of an array of strings, `None` where `target` is none."""
+    dtype = str(getattr(target, "dtype", ""))
+    if isinstance(target, tf.RaggedTensor) or not any(name in dtype for name in _OF_STRINGS):
+        return None
+    first = next(iter(np.asarray(as_array(target)).ravel()[:1].tolist()), None)
+    return first if isinstance(first, (str, bytes)) else None
 
 
 def validation_frequency(frequency: int | Sequence[int]) -> None:
-    """Raises ValueError unless `frequency` is a positive number or lists epochs."""
-    if isinstance(frequency, int) and frequency > 0:
+    """Raises ValueError unless `frequency` is a number other than 0 or lists epochs."""
+    if isinstance(frequency, int) and frequency:
         return
     if isinstance(frequency, (list, tuple, set)):
         return

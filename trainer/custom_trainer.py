@@ -6,22 +6,23 @@ import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import keras
 import tensorflow as tf
 
-from trainer import checks, loop, replica_checks
+from trainer import checks, hints, loop, replica_checks
 from trainer.agreeing import check_batch, check_before, check_begun
 from trainer.algorithm import Algorithm, has_own_step, is_plain, overrides
 from trainer.callbacks.on_workers import for_worker
 from trainer.callbacks.progress_bar import ProgressBar, replaces_bar
 from trainer.compiling import compile_mark, compile_model, is_compiled_by_trainer
+from trainer.copying import packed, unpack
 from trainer.errors import placed
 from trainer.explaining import Facts, explanation
-from trainer.feeds import Feed, as_array, class_weights, spec_of, split_rows
+from trainer.feeds import Feed, as_array, class_weights, spec_of, split_arrays
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
@@ -30,7 +31,8 @@ from trainer.opening import limited, opened
 from trainer.outputs import concatenated
 from trainer.programs import Programs
 from trainer.progress import Progress, ProgressInSteps
-from trainer.seeds import seed_of_random_state
+from trainer.public import public
+from trainer.seeds import checked_seed, seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.files import Contents, DamagedSnapshotError
@@ -81,8 +83,9 @@ class CustomTrainer(Algorithm):
             train with it; at the start of a call it waits 600, if that is more.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: the model was made outside of the scope of the strategy that there is.
+        TypeError: `model` is no Keras model, or `seed` no whole number.
+        ValueError: `seed` is below 0, or the model was made outside of the scope of the strategy
+            that there is.
     """
 
     array_budget: int | None = None
@@ -110,7 +113,7 @@ class CustomTrainer(Algorithm):
             self._progress, self.seed = model.progress, model.seed
         else:
             self._progress = Progress()
-            self.seed = seed_of_random_state() if seed is None else int(seed)
+            self.seed = seed_of_random_state() if seed is None else checked_seed(seed)
         self._fits = Fits()
         self._session: Session | None = None
         self._restored: Contents | None = None
@@ -130,9 +133,42 @@ class CustomTrainer(Algorithm):
         compile_model(model, arguments, settings)
         if jit_compile is None and any(value is not None for value in arguments.values()):
             jit_compile = "auto"  # what the model has just been compiled with
+        self._make_programs(jit_compile)
+
+    def _make_programs(self, jit_compile: bool | str | None) -> None:
+        """Makes what steps are compiled by, for the model as it is."""
         self._progress_in_steps = ProgressInSteps(lambda: self._progress)
         self._programs = Programs(self, jit_compile, self._progress_in_steps)
-        self._compiled = (model, compile_mark(model))
+        self._compiled = (self.model, compile_mark(self.model))
+
+    def __repr__(self) -> str:
+        return hints.described(self)
+
+    def __dir__(self) -> list[str]:
+        return sorted(set(super().__dir__()) - hints.INNER)
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_programs", "_progress_in_steps", "_compiled", "_session", "_explanations"}
+        attributes = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {**packed(self, attributes), "asked": self._programs.jit_compile}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpack(self, state)
+        if isinstance(self.model, Networks):
+            self._progress = self.model.progress
+        self._session, self._explanations = None, {}
+        self._make_programs(state["asked"])
+
+    if not TYPE_CHECKING:  # which finds misspelt names by itself
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property of a subclass, whose own error this hides
+                return super().__getattribute__(name)
+            raise hints.missing_attribute(self, name)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+            """Raises TypeError: a trainer is no model."""
+            raise hints.not_callable(self)
 
     @property
     def step(self) -> int | tf.Tensor:
@@ -152,7 +188,7 @@ class CustomTrainer(Algorithm):
         """The model's optimizer."""
         return self.model.optimizer
 
-    @checks.known_arguments
+    @public
     def fit(
         self,
         x: Any = None,
@@ -164,13 +200,13 @@ class CustomTrainer(Algorithm):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool | str = True,
-        class_weight: dict[int, float] | None = None,
+        class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int | Sequence[int] = 1,
+        validation_freq: int | Collection[int] = 1,
     ) -> keras.callbacks.History:
         """Trains the model for a number of epochs. Arguments, defaults and result are Keras's.
 
@@ -208,11 +244,15 @@ class CustomTrainer(Algorithm):
         checks.outside_functions("fit", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("fit", "train")
         checks.validation_frequency(validation_freq)
+        checks.class_weight(class_weight)
+        initial_epoch = checks.whole_number("initial_epoch", initial_epoch)
+        epochs = checks.whole_number("epochs", epochs)
         epochs = limited("epochs", epochs, keras.config.max_epochs())
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = split_rows(
+            (x, y, sample_weight), validation_data = split_arrays(
                 (x, y, sample_weight), validation_split
             )
+        checks.no_strings(self, "train", y)
         if epochs > initial_epoch and steps_per_epoch is None:
             self._check_arrays(x, y)
         training = self._opened(
@@ -270,7 +310,47 @@ class CustomTrainer(Algorithm):
                     )
         return self.model.history
 
-    @checks.known_arguments
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        return_dict: Literal[False] = ...,
+    ) -> float | list[float]: ...
+
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        *,
+        return_dict: Literal[True],
+    ) -> dict[str, float]: ...
+
+    @overload
+    def evaluate(
+        self,
+        x: Any = ...,
+        y: Any = ...,
+        batch_size: int | None = ...,
+        verbose: int | str = ...,
+        sample_weight: Any = ...,
+        steps: int | None = ...,
+        callbacks: Any = ...,
+        return_dict: bool = ...,
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def evaluate(
         self,
         x: Any = None,
@@ -302,13 +382,14 @@ class CustomTrainer(Algorithm):
         """
         checks.outside_functions("evaluate", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("evaluate", "test")
+        checks.no_strings(self, "test", y)
         data = (x, y, sample_weight)
         opened = self._opened("test", "steps", data, steps=steps, batch_size=batch_size)
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
             logs = loop.evaluate(self, self._run("test", feed, hooks, steps))
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @public
     def predict(
         self,
         x: Any,
@@ -339,13 +420,44 @@ class CustomTrainer(Algorithm):
         with opened as (feed, steps), self._hooks(callbacks, verbose, steps or feed.steps) as hooks:
             return loop.predict(self.model, self._run("predict", feed, hooks, steps))
 
-    @checks.known_arguments
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        return_dict: Literal[False] = ...,
+    ) -> float | list[float]: ...
+
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        *,
+        return_dict: Literal[True],
+    ) -> dict[str, float]: ...
+
+    @overload
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = ...,
+        sample_weight: Any = ...,
+        class_weight: Mapping[int, float] | None = ...,
+        return_dict: bool = ...,
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def train_on_batch(
         self,
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
-        class_weight: dict[int, float] | None = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | dict[str, float]:
         """Trains on one batch. Arguments and result are Keras's.
@@ -366,6 +478,8 @@ class CustomTrainer(Algorithm):
             ValueError: the model is not compiled, or an argument does not fit.
         """
         self._check_compiled("train_on_batch", "train")
+        checks.no_strings(self, "train", y)
+        checks.class_weight(class_weight)
         if class_weight is not None:
             if sample_weight is not None:
                 raise ValueError(
@@ -378,22 +492,39 @@ class CustomTrainer(Algorithm):
             self._progress.count(1)
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., return_dict: Literal[False] = ...
+    ) -> float | list[float]: ...
+
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., *, return_dict: Literal[True]
+    ) -> dict[str, float]: ...
+
+    @overload
+    def test_on_batch(
+        self, x: Any, y: Any = ..., sample_weight: Any = ..., return_dict: bool = ...
+    ) -> float | list[float] | dict[str, float]: ...
+
+    @public
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> float | list[float] | dict[str, float]:
         """Evaluates one batch. Arguments, result and errors as in `train_on_batch`."""
         self._check_compiled("test_on_batch", "test")
+        checks.no_strings(self, "test", y)
         self.reset_metrics()
         logs = python_logs(self._run_on_batch("test", (x, y, sample_weight)))
         return logs if return_dict else self._in_order(logs)
 
-    @checks.known_arguments
+    @public
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the model's outputs for one batch, a structure of NumPy arrays."""
         checks.outside_functions("predict_on_batch", AttributeError)
         return concatenated([self._run_on_batch("predict", (x,))])
 
+    @public
     def save_snapshot(self, path: str | os.PathLike) -> None:
         """Saves what training changes: weights, optimizers, metrics, random seeds, steps, epochs.
 
@@ -415,6 +546,7 @@ class CustomTrainer(Algorithm):
         if self.is_chief:
             files.write(Path(path), contents)
 
+    @public
     def restore_snapshot(self, path: str | os.PathLike) -> None:
         """Sets the trainer to what `save_snapshot` or the callback `Snapshots` saved.
 
@@ -424,16 +556,14 @@ class CustomTrainer(Algorithm):
             path: the folder of the snapshot.
 
         Raises:
-            ValueError: the snapshot is damaged, or of another model or optimizer; nothing was
-                changed.
+            ValueError: there is no snapshot, or it is damaged, or of another model or optimizer;
+                nothing was changed.
         """
-        try:
-            contents = files.read(Path(path))
-        except DamagedSnapshotError as error:
-            raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error
+        contents = _read(Path(path), "save_snapshot or Snapshots")
         self._state().put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
+    @public
     def replay(self, path: str | os.PathLike) -> dict[str, float]:
         """Runs a step that the callback `NaNGuard` recorded again, eagerly, for a debugger.
 
@@ -448,7 +578,7 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the record is damaged, or of another model or optimizer.
         """
-        contents = files.read(Path(path))
+        contents = _read(Path(path), "NaNGuard")
         if "batch" not in contents.facts:
             raise ValueError(f"{path} has no batch: give a folder that NaNGuard wrote.")
         state = self._state()
@@ -461,6 +591,7 @@ class CustomTrainer(Algorithm):
         finally:
             state.put_back_at_rest(contents)
 
+    @public
     def explain(self) -> str:
         """Returns a line for the last `fit`, `evaluate` and `predict` each: what it costs, and why.
 
@@ -645,3 +776,12 @@ def _evaluated(
         return_dict=True,
         **settings,
     )
+
+
+def _read(path: Path, writer: str) -> Contents:
+    """Returns what is in the folder `path`, that `writer` wrote."""
+    path = files.existing(path, writer)
+    try:
+        return files.read(path)
+    except DamagedSnapshotError as error:
+        raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error

@@ -152,7 +152,7 @@ def _hint_for_single_rows(text: str, x: Any, inputs: Any) -> str | None:
         if came.is_fully_defined() and came not in ([], [1]) and came == expected[1:]:
             return (
                 f"x comes in single rows of shape {came}, but the model takes batches of them, "
-                f"{expected}: call dataset.batch(batch_size)."
+                f"{expected}: call dataset.batch(batch_size), or give a single row as x[None]."
             )
     return None
 

@@ -17,6 +17,7 @@ from trainer.feeds import Batch
 from trainer.hooks import Mode
 from trainer.images import value_range
 from trainer.networks import Networks
+from trainer.public import public
 
 _D_OPTIMIZER = {
     "class_name": "Adam",
@@ -268,6 +269,7 @@ class GANTrainer(CustomTrainer):
         self.real_accuracy.update_state(real_logits < border)
         self.fake_accuracy.update_state(fake_logits > border)
 
+    @public
     def generate(self, n: int, seed: int | None = None, labels: Any = None) -> np.ndarray:
         """Returns new images.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -113,6 +114,10 @@ def callback_list(
         params: what they see as `self.params`.
         bar: a progress bar for the end of the list.
         add_history: whether to add a `History` where there is none.
+
+    Raises:
+        TypeError: a callback is a class.
+        ValueError: a callback is something else that has no `set_model`.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         if getattr(callbacks, "model", None) is None:
@@ -122,12 +127,27 @@ def callback_list(
         if add_history:
             _add_history(callbacks, model)
         return callbacks
+    for callback in keras.tree.flatten(callbacks) if callbacks else ():
+        _check_callback(callback)
     made = keras.callbacks.CallbackList(callbacks, add_history=add_history)
     if bar is not None:
         made.callbacks.append(bar)
     made.set_model(model)
     made.set_params(params)
     return made
+
+
+def _check_callback(callback: Any) -> None:
+    """Raises for what Keras cannot give the model to; anything else may be a callback."""
+    if not hasattr(callback, "set_model"):
+        mend = "expected keras.callbacks.Callback objects, in a list"
+        if inspect.isroutine(callback):
+            mend = "bind it to a hook, as in keras.callbacks.LambdaCallback(on_epoch_end=function)"
+        raise ValueError(f"callbacks has {callback!r}, of type {type(callback).__name__}: {mend}.")
+    takes_object = inspect.isfunction(inspect.getattr_static(callback, "set_model", None))
+    if isinstance(callback, type) and takes_object:
+        name = callback.__name__
+        raise TypeError(f"callbacks has the class {name}: give an object of it, {name}(...).")
 
 
 def _add_history(callbacks: keras.callbacks.CallbackList, model: keras.Model) -> None:

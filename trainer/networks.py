@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from trainer.progress import Progress
-from trainer.seeds import seed_of_random_state
+from trainer.seeds import checked_seed, seed_of_random_state
 
 
 @keras.saving.register_keras_serializable(package="trainer")
@@ -60,7 +60,7 @@ class Networks(keras.Model):
         _check_networks(networks)
         self.networks = dict(networks)
         self.optimizers = {}
-        self.seed = seed_of_random_state() if seed is None else int(seed)
+        self.seed = seed_of_random_state() if seed is None else checked_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.settings = dict(settings or {})
         self.progress = Progress()

@@ -13,11 +13,16 @@ import keras
 from trainer import checks
 from trainer.agreeing import check_alike, chiefs_seed, facts_of_data
 from trainer.algorithm import Algorithm
-from trainer.feeds import Feed, Part, open_feed
+from trainer.feeds import Feed, Part, are_arrays, open_feed
 from trainer.programs import Programs
 from trainer.watching import Mode
 
 _DATA_OF = {"steps_per_epoch": "data", "validation_steps": "validation data", "steps": "data"}
+_BATCH_SIZE_OF = {
+    "steps_per_epoch": "batch_size",
+    "validation_steps": "validation_batch_size",
+    "steps": "batch_size",
+}
 
 
 @contextlib.contextmanager
@@ -48,7 +53,9 @@ def opened(
         evaluations: how many times, each starting afresh.
         how: further arguments of `open_feed`.
     """
-    steps = limited(argument, steps, keras.config.max_steps_per_epoch())
+    steps = limited(argument, checks.steps(argument, steps), keras.config.max_steps_per_epoch())
+    if are_arrays(data[0]):  # a source has batches of its own
+        how["batch_size"] = checks.batch_size(_BATCH_SIZE_OF[argument], how.get("batch_size"))
     group = int(algorithm.model.steps_per_execution)
     # The last group of an epoch is a whole one, too.
     most = steps and math.ceil(steps / group) * group * epochs * evaluations

@@ -61,12 +61,16 @@ class Programs:
             feed: the batches.
             planned: steps of the whole call, `None` where that is open.
         """
-        mark, asked = self._asked
         model = self._algorithm.model
         own = self._own_method(mode)
         obstacle = f"{own} is not Keras's" if own else _obstacle_in_data(feed)
-        asked = asked if mark is compile_mark(model) else None
-        return xla.choose(mode, model, asked, planned, obstacle)
+        return xla.choose(mode, model, self.jit_compile, planned, obstacle)
+
+    @property
+    def jit_compile(self) -> bool | str | None:
+        """What the user asked of XLA; `None` if that is what the model was compiled with."""
+        mark, asked = self._asked
+        return asked if mark is compile_mark(self._algorithm.model) else None
 
     def build_for_replicas(self, mode: Mode, batch_spec: Callable[[], Any]) -> None:
         """Makes the variables that a step of several replicas cannot make.

@@ -300,7 +300,7 @@ REFUSED: dict[str, tuple[Opened, str]] = {
     ),
     "string": (lambda: open_feed("data.csv"), "x is of type str: expected arrays"),
     "number": (lambda: open_feed(3), "x is of type int: expected arrays"),
-    "generator function": (lambda: open_feed(halves), "x is of type function: expected arrays"),
+    "generator function": (lambda: open_feed(halves), "x is a generator function: call it"),
     "list of batches": (lambda: open_feed([(1, 2), (3, 4)]), "x is of type list: expected arrays"),
     "list of targets": (lambda: open_feed(X, [0] * ROWS), "y is of type list"),
     "list of weights": (lambda: open_feed(X, Y, [1.0] * ROWS), "sample_weight is of type list"),

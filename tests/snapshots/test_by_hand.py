@@ -47,7 +47,12 @@ def damaged(path: Path) -> Path:
 
 NOT_RESTORABLE = {
     "damaged": (trainer, damaged, "arrays.npz is not what was written"),
-    "not there": (trainer, lambda path: path.with_name("nowhere"), "No such file"),
+    "not there": (trainer, lambda path: path.with_name("nowhere"), "no folder .*nowhere: give one"),
+    "the folder of several": (
+        trainer,
+        lambda path: path.parent,
+        "a folder of several: give one of",
+    ),
     "of another model": (
         lambda: trainer(other_network),
         lambda path: path,

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from trainer.callbacks.described import DescribedCallback
 from trainer.networks import Networks
 
 _HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")}
@@ -18,7 +19,7 @@ OF_ONE_OPTIMIZER = (
 _FORWARDED = _HOOKS - {"on_epoch_end"}
 
 
-class ForNetwork(keras.callbacks.Callback):
+class ForNetwork(DescribedCallback):
     """Binds a callback to one network and its optimizer.
 
     The callback sees that network as its model, with the network's optimizer, and still stops the

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 
-import keras
+from trainer.callbacks.described import DescribedCallback
 
 
-class NaNGuard(keras.callbacks.Callback):
+class NaNGuard(DescribedCallback):
     """Ends training at the first step whose loss or gradients are not finite, and records it.
 
     The state before that step and its batch are written to `directory`; the trainer is left as it
@@ -38,7 +39,7 @@ class NaNGuard(keras.callbacks.Callback):
 
     def __init__(self, directory: str | os.PathLike, skips: int = 0):
         super().__init__()
-        if not (isinstance(skips, int) and skips >= 0):
+        if not (isinstance(skips, Integral) and skips >= 0):
             raise ValueError(f"skips is {skips!r}: expected a number of 0 or more.")
         self.directory = Path(directory)
         self.skips = skips

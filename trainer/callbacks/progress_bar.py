@@ -10,11 +10,12 @@ from typing import Any
 import keras
 
 from trainer.callbacks.bar_row import IN_NOTEBOOK, BarRow, is_terminal, printing_above
+from trainer.callbacks.described import DescribedCallback
 
 _SECONDS_BETWEEN_DRAWS = 0.1
 
 
-class ProgressBar(keras.callbacks.Callback):
+class ProgressBar(DescribedCallback):
     """Shows steps, rate, time left and running metrics, on standard output.
 
     `fit`, `evaluate` and `predict` add one unless `verbose=0`, or a callback that shows progress is

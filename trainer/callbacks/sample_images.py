@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.callbacks.described import DescribedCallback
 from trainer.images import grid, write_png
 
 
@@ -22,7 +23,7 @@ class Generates(Protocol):
         """Returns `n` images of shape `(n, height, width, channels)`, the same for a seed."""
 
 
-class SampleImages(keras.callbacks.Callback):
+class SampleImages(DescribedCallback):
     """Writes a grid of generated images, from the same latent points each time.
 
     The files are called `step_0000200.png` by the steps trained, or `epoch_0001.png` by the epochs,
@@ -59,7 +60,7 @@ class SampleImages(keras.callbacks.Callback):
         tensorboard: str | os.PathLike | None = None,
     ):
         super().__init__()
-        if every != "epoch" and not (isinstance(every, int) and every > 0):
+        if every != "epoch" and not (isinstance(every, Integral) and every > 0):
             raise ValueError(f"every is {every!r}: expected 'epoch' or a number of steps.")
         rows, columns = grid
         if labels is not None and len(labels) != rows * columns:

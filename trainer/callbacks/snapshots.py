@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
-import keras
+from trainer.callbacks.described import DescribedCallback
 
 
 class Session(Protocol):
@@ -27,7 +28,7 @@ class Session(Protocol):
         """Is told that the validation ends early, and training with it."""
 
 
-class Snapshots(keras.callbacks.Callback):
+class Snapshots(DescribedCallback):
     """Saves the whole training, and goes on with it where it was broken off.
 
     When `fit` starts and there is a snapshot, training goes on from it, in the middle of an epoch
@@ -76,7 +77,7 @@ class Snapshots(keras.callbacks.Callback):
     ):
         super().__init__()
         for name, value in (("every_steps", every_steps), ("keep", keep)):
-            if value is not None and not (isinstance(value, int) and value > 0):
+            if value is not None and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} is {value!r}: expected a number of 1 or more.")
         for name, value in (("every_seconds", every_seconds), ("max_seconds", max_seconds)):
             if value is not None and not value > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import inspect
 import math
 import sys
 from typing import Any
@@ -22,7 +23,7 @@ from trainer.feeds.iterables import (
     class_weights,
 )
 from trainer.feeds.memory import free_bytes
-from trainer.feeds.rows import WHOLE, Part, row_count, split_rows
+from trainer.feeds.rows import WHOLE, Part, as_arrays, row_count, split_rows
 from trainer.feeds.streamed import StreamedFeed, is_on_disk
 from trainer.feeds.tensors import as_array, byte_size, is_array, spec_of
 
@@ -33,12 +34,13 @@ __all__ = [
     "PartOfBatch",
     "Source",
     "Window",
+    "are_arrays",
     "as_array",
     "class_weights",
     "open_feed",
     "rows_at_hand",
     "spec_of",
-    "split_rows",
+    "split_arrays",
 ]
 
 tree = keras.tree
@@ -83,9 +85,9 @@ def open_feed(
     """
     if x is None:
         raise ValueError("x is missing: give arrays, a tf.data.Dataset or a source of batches.")
-    if _are_arrays(x):
+    if are_arrays(x):
         for name, value in (("y", y), ("sample_weight", sample_weight)):
-            if not _are_arrays(value):
+            if not are_arrays(value):
                 raise ValueError(_unknown(name, value))
         data = _batch_of_arrays(x, y, sample_weight, class_weight)
         if batch_size is None and steps:
@@ -105,7 +107,7 @@ def _batch_of_arrays(
     x: Any, y: Any, sample_weight: Any, class_weight: dict[int, float] | None
 ) -> Any:
     """Returns all rows, laid out as a batch."""
-    x, y, sample_weight = tree.map_structure(as_array, (x, y, sample_weight))
+    x, y, sample_weight = as_arrays((x, y, sample_weight))
     row_count((x, y, sample_weight))
     if class_weight is not None:
         if sample_weight is not None:
@@ -116,6 +118,27 @@ def _batch_of_arrays(
     elif sample_weight is not None:
         sample_weight = _weights_per_target(y, sample_weight)
     return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+def split_arrays(data: tuple, fraction: float) -> tuple[Any, Any]:
+    """Returns `data` without its last rows, and these: `fraction` of all, as Keras counts them.
+
+    Args:
+        data: x, y and sample weights.
+        fraction: share of the rows in the second part, between 0 and 1.
+
+    Raises:
+        ValueError: the data are no arrays, or `fraction` leaves one part without rows.
+        TypeError: `fraction` is no number.
+    """
+    for name, part in zip(("x", "y", "sample_weight"), data, strict=True):
+        if not are_arrays(part):
+            kind = _kind(part) if name == "x" else type(part).__name__
+            raise ValueError(
+                f"validation_split is for arrays, but {name} is a {kind}: give validation_data "
+                "instead."
+            )
+    return split_rows(data, fraction)
 
 
 def _is_kept_whole(data: Any, budget: int | None) -> bool:
@@ -150,7 +173,8 @@ def _weights_per_target(y: Any, sample_weight: Any) -> Any:
     return tree.map_structure(lambda _: sample_weight, y)
 
 
-def _are_arrays(structure: Any) -> bool:
+def are_arrays(structure: Any) -> bool:
+    """Returns whether all leaves of `structure` are arrays."""
     return all(is_array(leaf) for leaf in tree.flatten(structure))
 
 
@@ -171,6 +195,10 @@ def _kind(x: Any) -> str:
 
 
 def _unknown(name: str, value: Any) -> str:
+    if inspect.isgeneratorfunction(value):
+        return f"{name} is a generator function: call it, as in {value.__name__}()."
+    if isinstance(value, type):
+        return f"{name} is the class {value.__name__}: expected an object of it."
     sources = (
         ", a tf.data.Dataset, a keras.utils.PyDataset, a generator, a torch DataLoader or a grain "
         "dataset"

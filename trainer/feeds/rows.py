@@ -9,7 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.feeds.tensors import as_array
+from trainer.feeds.tensors import are_strings, as_array, as_numbers
+
+tree = keras.tree
+
+_OF_LISTS = (
+    " A list stands for several arrays, each with all rows: for a list of rows, call numpy.stack "
+    "on those of x, and of y."
+)
 
 
 def row_count(data: Any) -> int:
@@ -19,22 +26,64 @@ def row_count(data: Any) -> int:
         ValueError: the arrays differ in length, have no rows, or one has no first axis.
     """
     lengths = {}
-    for path, array in keras.tree.flatten_with_path(data):
+    for path, array in tree.flatten_with_path(data):
         if array is None:
             continue
-        name = "/".join(str(part) for part in (("x", "y", "sample_weight")[path[0]], *path[1:]))
+        name = _name_of(path)
         if not array.shape:
-            raise ValueError(f"{name} is a single number: expected an array with a row per sample.")
+            raise ValueError(
+                f"{name} is a single number: expected an array with a row per sample."
+                f"{_OF_LISTS if len(path) > 1 else ''}"
+            )
         lengths[name] = int(array.shape[0])
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {count} rows" for name, count in lengths.items())
-        raise ValueError(f"{told}: every array needs a row for each sample, in the same order.")
+        raise ValueError(
+            f"{told}: every array needs a row for each sample, in the same order."
+            f"{_OF_LISTS if _has_an_item_per_row(data[0], lengths) else ''}"
+        )
     if not lengths:
         raise ValueError("x is missing: all its parts are None.")
     count = next(iter(lengths.values()))
     if count == 0:
         raise ValueError(f"{next(iter(lengths))} has no rows: there is nothing to run on.")
     return count
+
+
+def _has_an_item_per_row(x: Any, lengths: dict[str, int]) -> bool:
+    return isinstance(x, (list, tuple)) and len(x) in lengths.values()
+
+
+def as_arrays(data: Any) -> Any:
+    """Returns `data`, laid out as `(x, y, weights)`, as arrays; objects as the numbers they are.
+
+    Raises:
+        ValueError: an array holds dates or records, or one of objects, such as a frame, something
+            else than numbers or strings alone; the message names the place.
+    """
+    arrays = []
+    for path, value in tree.flatten_with_path(data):
+        array = as_array(value)
+        if isinstance(array, np.ndarray):
+            array = _of_numbers(array, _name_of(path), getattr(value, "columns", None))
+        arrays.append(array)
+    return tree.pack_sequence_as(data, arrays)
+
+
+def _of_numbers(array: np.ndarray, name: str, columns: Any) -> np.ndarray:
+    """Returns `array`, objects as numbers unless all are strings; raises for dates and records."""
+    if array.dtype == object:
+        return array if are_strings(array) else as_numbers(array, name, columns)
+    if array.dtype.kind in "mM" or array.dtype.names:
+        raise ValueError(
+            f"{name} has the dtype {array.dtype}: expected numbers or strings; turn what the model "
+            "is to see into numbers."
+        )
+    return array
+
+
+def _name_of(path: tuple) -> str:
+    return "/".join(str(part) for part in (("x", "y", "sample_weight")[path[0]], *path[1:]))
 
 
 def row_order(
@@ -110,17 +159,23 @@ def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:
 
     Raises:
         ValueError: `fraction` leaves one part without rows.
+        TypeError: `fraction` is no number.
     """
-    data = keras.tree.map_structure(as_array, data)
+    data = as_arrays(data)
     rows = row_count(data)
-    split_at = math.floor(rows * (1.0 - fraction))
+    try:
+        split_at = math.floor(rows * (1.0 - fraction))
+    except TypeError:
+        raise TypeError(
+            f"validation_split is {fraction!r}: expected a number between 0 and 1."
+        ) from None
     if not 0 < split_at < rows:
         raise ValueError(
             f"validation_split={fraction} of {rows} rows leaves one side empty: give more rows or "
             "another share between 0 and 1."
         )
-    first = keras.tree.map_structure(lambda array: _slice(array, 0, split_at), data)
-    second = keras.tree.map_structure(lambda array: _slice(array, split_at, rows), data)
+    first = tree.map_structure(lambda array: _slice(array, 0, split_at), data)
+    second = tree.map_structure(lambda array: _slice(array, split_at, rows), data)
     return first, second
 
 

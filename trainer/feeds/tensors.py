@@ -56,6 +56,31 @@ def as_tensor(value: Any) -> Array | None:
     return tf.convert_to_tensor(array) if isinstance(array, np.ndarray) else array
 
 
+def are_strings(array: np.ndarray) -> bool:
+    """Returns whether an array of objects holds nothing else than strings."""
+    return all(isinstance(value, str) for value in array.flat)
+
+
+def as_numbers(array: np.ndarray, name: str = "The array", columns: Any = None) -> np.ndarray:
+    """Returns the numbers that an array of objects holds.
+
+    Args:
+        array: the objects, of a frame whose columns have several dtypes for one.
+        name: what a message calls it.
+        columns: the names of its columns, if it has some.
+
+    Raises:
+        ValueError: it holds something else; the message names the place.
+    """
+    try:
+        numbers = array.astype(keras.config.floatx())
+    except (TypeError, ValueError) as error:
+        raise ValueError(_no_number(array, name, columns)) from error
+    if np.any(np.equal(array, None)):  # which NumPy takes for NaN
+        raise ValueError(_no_number(array, name, columns))
+    return numbers
+
+
 def byte_size(structure: Any) -> int:
     """Returns the bytes of the dense arrays in `structure`; others count nothing."""
     return sum(
@@ -86,9 +111,9 @@ def _from_torch(tensor: Any) -> np.ndarray:
 
 
 def _from_objects(array: np.ndarray) -> Array:
-    if all(isinstance(value, str) for value in array.flat):
+    if are_strings(array):
         return tf.convert_to_tensor(array, dtype=tf.string)
-    return array.astype(keras.config.floatx())  # a frame whose columns have several dtypes
+    return as_numbers(array)
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -118,3 +143,26 @@ def _sparse_tensor(value: Any) -> tf.SparseTensor:
         return tf.SparseTensor(indices, coo.data, coo.shape)
     indices = np.asarray(value.indices, dtype=np.int64)
     return tf.SparseTensor(indices, np.asarray(value.data), value.shape)
+
+
+def _no_number(array: np.ndarray, name: str, columns: Any) -> str:
+    """Returns the sentence for the first of the objects that is no number."""
+    found = ((index, value) for index, value in np.ndenumerate(array) if not _is_number(value))
+    index, value = next(found, ((), "something"))
+    place = f"{name}[{', '.join(map(str, index))}]"
+    if columns is not None and len(index) == 2:
+        place = f"Row {index[0]} of the column {columns[index[1]]!r} of {name}"
+    mend = "turn what the model is to see into numbers, and leave out the rest"
+    if isinstance(value, str):
+        mend = "turn strings into numbers, with keras.layers.StringLookup for one"
+    elif value is None or type(value).__name__ in ("NAType", "NaTType"):  # the last two of pandas
+        mend = "fill in what is missing, or leave out the row"
+    return f"{place} is {value!r}, which is no number: {mend}."
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -124,6 +124,21 @@ def write(path: Path, contents: Contents) -> None:
     shutil.rmtree(folder.with_name(f"{folder.name}-replaced"), ignore_errors=True)
 
 
+def existing(path: Path, writer: str) -> Path:
+    """Returns `path`, the folder of a snapshot.
+
+    Raises:
+        ValueError: there is no such folder, or it holds the folders of snapshots; what `writer`
+            wrote is expected.
+    """
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}: give one that {writer} wrote.")
+    inside = sorted(manifest.parent for manifest in path.glob(f"*/{_MANIFEST}"))
+    if inside and not (path / _MANIFEST).exists():
+        raise ValueError(f"{path} is a folder of several: give one of them, such as {inside[-1]}.")
+    return path
+
+
 def read(path: Path) -> Contents:
     """Returns what is in the snapshot `path`, after all of it was verified.
 
