@@ -92,6 +92,7 @@ def groups(
             hooks.group_end(run.mode, first, following - 1, ran)
         yield ran
         first = following
+    feed.finish_pass(goes_on=run.mode == "train" and run.steps is not None)
 
 
 def agree_to_stop(run: Run, model: keras.Model, *wishes: bool) -> tuple[bool, ...]:

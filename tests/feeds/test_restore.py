@@ -111,6 +111,7 @@ def epoch_of(feed: Feed, epoch: int) -> Iterator[Any]:
 
 def rest_of_epoch(feed: Feed) -> Iterator[Any]:
     yield from itertools.islice(iter_rest_of(feed), MOST - feed.position)
+    feed.finish_pass(goes_on=False)
     feed.epoch_ended()
 
 

@@ -89,10 +89,15 @@ class DatasetFeed(Feed):
     A state has what the iterator held at some place not long ago, and how many batches were taken
     since: to look it up takes long where a shuffle has a large buffer, and not everywhere does
     TensorFlow know how often each shuffle of the pipeline was begun.
+
+    Each iterator of a dataset makes its shuffles count on to their next order. Keras makes one more
+    after the last batch of a pass, and so does this: the orders are those of `model.fit`.
     """
 
     is_in_graph = True
     _source: IteratorSource | None = None
+    _next: Any = None  # the iterator of the next pass, where there is one before that starts
+    _unread: tuple[tuple[int, None], ...] = ()  # iterators made since, and dropped
 
     def __init__(self, dataset: Any, strategy: tf.distribute.Strategy | None = None):
         self.dataset = by_policy(dataset, strategy)
@@ -129,18 +134,20 @@ class DatasetFeed(Feed):
         return super().state() | {"parts": self._parts, "base": base, "first": self._first}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
-        if state["base"] is None:
-            super().restore(state)
-            return
-        data, position = state["base"]
-        (epoch, taken), *later = state["passes"]
-        self.rewind(epoch)
-        set_content(self._source.iterator, data)
-        self.position = position
-        self._base = Base(data, position, len(self._passes_before))
-        self._skip(taken - position)
-        for epoch, taken in later:
-            self.seek(epoch, taken)
+        passes = state["passes"]
+        if state["base"] is not None:
+            data, position = state["base"]
+            (epoch, taken), *passes = passes
+            self.rewind(epoch)
+            set_content(self._source.iterator, data)
+            self.position = position
+            self._base = Base(data, position, len(self._passes_before))
+            self._skip(taken - position)
+        for epoch, taken in passes:
+            if taken is None:
+                self._make_unread()
+            else:
+                self.seek(epoch, taken)
         self.exhausted = state["exhausted"]
 
     def check_repeatable(self) -> None:  # noqa: D102
@@ -183,8 +190,24 @@ class DatasetFeed(Feed):
                 stacklevel=2,
             )
 
+    def finish_pass(self, goes_on: bool) -> None:  # noqa: D102
+        if self.steps is None or not self.ended or not self._has_next_order:
+            return
+        if goes_on:
+            self._next = self._next or iter(self._read)
+        else:
+            self._make_unread()
+
+    def _make_unread(self) -> None:
+        """Makes an iterator that nothing is read from."""
+        iter(self._read)
+        self._unread += ((self.pass_of, None),)
+
     def _start_pass(self, epoch: int) -> None:
-        self._read_from(iter(self._read))
+        self._passes_before += self._unread
+        self._unread = ()
+        self._read_from(self._next or iter(self._read))
+        self._next = None
 
     def _read_from(self, iterator: Any | None) -> None:
         """Reads from another iterator from here on."""
@@ -202,11 +225,18 @@ class DatasetFeed(Feed):
 
     def _passes_to_repeat(self) -> list[tuple[int, int]]:
         start = 0 if self._base is None else self._base.passes
-        return [*self._passes_before[start:], *super()._passes_to_repeat()[-1:]]
+        current = super()._passes_to_repeat()[-1:]
+        return [*self._passes_before[start:], *current, *self._unread]
 
     @functools.cached_property
     def _parts(self) -> list[str]:
         return [] if self._pipeline is None else parts_of(self._pipeline)
+
+    @functools.cached_property
+    def _has_next_order(self) -> bool:
+        """Whether one more iterator changes what the next ones give."""
+        is_split = not isinstance(self.dataset, tf.data.Dataset)
+        return not is_split and count_of_shuffles(self._parts) > 0
 
     def _look_for_base(self) -> None:
         """Makes the place where the feed is the base, if that is due and if it will do."""

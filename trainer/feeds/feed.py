@@ -220,6 +220,13 @@ class Feed(abc.ABC):
     def epoch_began(self) -> None:  # noqa: B027
         """Is called when an epoch begins."""
 
+    def finish_pass(self, goes_on: bool) -> None:  # noqa: B027
+        """Is called when a run asks for no further batch, as the epoch or the pass is over.
+
+        Args:
+            goes_on: whether the run's next epoch takes up the data where this one ended.
+        """
+
     def epoch_ended(self) -> None:  # noqa: B027
         """Is called when an epoch has ended."""
 

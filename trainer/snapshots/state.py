@@ -131,7 +131,7 @@ def _described(feed: Feed) -> dict[str, Any]:
 
 def _tell_of_running_forward(name: str, feed: Feed, state: dict[str, Any]) -> None:
     """Says what it costs that a feed cannot be set to a position."""
-    batches = sum(position for _, position in state["passes"])
+    batches = sum(position or 0 for _, position in state["passes"])
     if feed.runs_forward and batches:
         print(
             f"The {name} cannot be set back: its first {batches} batches are fetched again.",
