@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import keras
+
 
 @contextlib.contextmanager
 def replaced(objects: Iterable[Any], method: str, by: Callable[..., Any]) -> Iterator[None]:
@@ -25,3 +27,14 @@ def replaced(objects: Iterable[Any], method: str, by: Callable[..., Any]) -> Ite
     finally:
         for instance in objects:
             delattr(instance, method)
+
+
+def after_build(optimizer: keras.Optimizer, then: Callable[[], None]) -> None:
+    """Calls `then` once the optimizer has made its variables for the first time."""
+
+    def build(variables: list[keras.Variable]) -> None:
+        del optimizer.build
+        optimizer.build(variables)
+        then()
+
+    optimizer.build = build
