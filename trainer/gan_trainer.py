@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import gan_checks
+from trainer.attached import warn_of_missing
 from trainer.compiling import compile_model
 from trainer.custom_trainer import CustomTrainer
 from trainer.feeds import Batch
@@ -27,6 +28,8 @@ _G_OPTIMIZER = {
     "config": {"learning_rate": 4e-4, "name": "generator_adam"},
 }
 _BINARY_CROSSENTROPY = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
+# The model itself, and draws that are no part of the training.
+_NOT_ATTACHED = ("model", "_evaluation_seeds", "_generation_seeds", "_seeds_now")
 _SETTINGS = ("run_eagerly", "jit_compile", "steps_per_execution")
 
 
@@ -46,6 +49,23 @@ class GANTrainer(CustomTrainer):
 
     The data are images, or (images, labels) for networks that take labels: a generator of
     (latent, labels) and a discriminator of (images, labels).
+
+    Models, layers, variables, seed generators and optimizers that a subclass has as attributes are
+    saved with `gan.model` and restored by `from_model`:
+
+    ```python
+    class WithAverage(GANTrainer):
+        def __init__(self, generator, discriminator, **arguments):
+            super().__init__(generator, discriminator, **arguments)
+            self.average = keras.models.clone_model(generator)
+            self.average.set_weights(generator.get_weights())
+
+        def train_step(self, data):
+            logs = super().train_step(data)
+            for mean, weight in zip(self.average.weights, self.generator.weights):
+                mean.assign(0.999 * mean + 0.001 * weight)
+            return logs
+    ```
 
     Args:
         generator: latent points of shape `(rows, latent_dim)` to images.
@@ -158,9 +178,27 @@ class GANTrainer(CustomTrainer):
             seed=model.seed,
             **{**model.settings, **arguments},
         )
+        warn_of_missing(gan.model.attached_names() - model.attached_names())
+        model.release()
         gan.model, gan._progress = model, model.progress
         compile_model(model, {}, {name: arguments.get(name) for name in _SETTINGS})
         return gan
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "model":
+            for attribute, attached in vars(self).items():
+                self._attach(attribute, attached)
+        else:
+            self._attach(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._attach(name, None)
+
+    def _attach(self, name: str, value: Any) -> None:
+        if "model" in vars(self) and name not in _NOT_ATTACHED:
+            self.model.attach(name, value)
 
     @property
     def generator(self) -> keras.Model:
