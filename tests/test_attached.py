@@ -14,6 +14,7 @@ from tests.helpers import gans
 from tests.helpers.comparisons import assert_same
 from tests.helpers.gans import fit, gan, images, state_of
 from trainer import GANTrainer
+from trainer.callbacks import ForNetwork
 
 pytestmark = pytest.mark.xdist_group("gan")
 
@@ -153,8 +154,9 @@ def test_the_best_weights_are_restored_in_added_models_too():
     assert_same(trainer.average.get_weights(), seen[0])
 
 
-def test_a_trainer_of_a_live_model_takes_what_it_has(saved):
-    trainer, _ = saved
+def test_a_trainer_of_a_live_model_takes_what_it_has():
+    trainer = richer()
+    trainer.average.set_weights([weight + 1 for weight in trainer.average.get_weights()])
     before = trainer.average.get_weights()
     other = Richer.from_model(trainer.model)
     assert other.average is not trainer.average
@@ -227,6 +229,35 @@ def test_what_is_replaced_or_deleted_is_not_saved():
     assert trainer.model.scale is trainer.scale
     del trainer.scale
     assert trainer.model.attached_names() == set()
+
+
+def test_a_checkpoint_may_be_of_an_added_model(saved, tmp_path):
+    trainer, _ = saved
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "average.keras")
+    fit(trainer, callbacks=[ForNetwork("average", checkpoint)])
+    loaded = keras.models.load_model(tmp_path / "average.keras")
+    assert_same(loaded.get_weights(), trainer.average.get_weights())
+    with pytest.raises(ValueError, match="The model has no network 'counts'"):
+        fit(trainer, callbacks=[ForNetwork("counts", checkpoint)])
+
+
+def two_names_of_one(names):
+    """Returns a GAN that has one variable in a list, which is filled later, and by itself."""
+    trainer = gan(networks=gans.linear_networks)
+    variable = keras.Variable(1.0)
+    for name in names:
+        setattr(trainer, name, [] if name == "all" else variable)
+    trainer.all.append(variable)
+    return trainer
+
+
+def test_a_variable_of_two_names_is_saved_once(tmp_path):
+    trainer, other = two_names_of_one(["all", "one"]), two_names_of_one(["one", "all"])
+    trainer.one.assign(2.0)
+    trainer.model.save_weights(tmp_path / "x.weights.h5")
+    other.model.load_weights(tmp_path / "x.weights.h5")
+    assert other.one.numpy() == 2
+    assert trainer.model.attached_names() == {"all"}
 
 
 class Early(GANTrainer):

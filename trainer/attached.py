@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -29,55 +29,59 @@ class Attached:
 
     Values that were loaded wait for the object of their name, where there is none yet or where its
     optimizer has not made its variables. In a list or dict each part has a path, `name.key`.
+
+    Args:
+        known: returns the ids of the variables that the networks and their optimizers save.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[], set[int]]):
+        self._known = known
         self._values: dict[str, Any] = {}
         self._opaque: dict[str, Any] = {}  # objects whose variables have no name here
         self._waiting: dict[str, list[np.ndarray]] = {}  # by path
         self._configs: dict[str, dict[str, Any]] = {}
         self._warned: set[str] = set()
 
-    def put(self, name: str, value: Any, known: set[int]) -> None:
+    def put(self, name: str, value: Any) -> None:
         """Attaches `value`, in place of one of that name, and gives it the values that wait.
 
         Args:
             name: the name.
             value: any object; those without variables are passed over.
-            known: ids of the variables that the networks and their optimizers save themselves.
         """
         self._values.pop(name, None)
         self._opaque.pop(name, None)
         parts = dict(_parts(name, value))
-        if any(isinstance(part, _STATEFUL) for part in parts.values()):
+        is_open = isinstance(value, (list, dict)) and not value  # to which some may be added
+        if is_open or any(isinstance(part, _STATEFUL) for part in parts.values()):
             self._values[name] = value
-            self._take(parts.keys() & self._waiting.keys(), known)
+            self._take(parts.keys() & self._waiting.keys())
         elif hasattr(value, "__dict__") and not isinstance(value, type) and _is_foreign(value):
             self._opaque[name] = value
 
     def __contains__(self, name: str) -> bool:
         return name in self._values or name in self._configs
 
-    def get(self, name: str, known: set[int]) -> Any:
+    def get(self, name: str) -> Any:
         """Returns the object of a name, made from its saved configuration where there is none."""
         if name not in self._values:
             made = keras.saving.deserialize_keras_object(self._configs[name])
-            self.put(name, made, known)
+            self.put(name, made)
         return self._values[name]
 
-    def names(self, known: set[int]) -> set[str]:
+    def names(self) -> set[str]:
         """Returns the names of all that has values to save."""
-        return {_name_of(path) for path, arrays in self._arrays(known).items() if arrays}
+        return {_name_of(path) for path, arrays in self._arrays().items() if arrays}
 
-    def weights(self, known: set[int]) -> list[keras.Variable]:
+    def weights(self) -> list[keras.Variable]:
         """Returns the weights of attached layers and models."""
         layers = [part for part in self._parts().values() if isinstance(part, keras.Layer)]
-        return list(_new((weight for layer in layers for weight in layer.weights), set(known)))
+        return list(_new((weight for layer in layers for weight in layer.weights), self._known()))
 
-    def configs(self, known: set[int]) -> dict[str, dict[str, Any]]:
+    def configs(self) -> dict[str, dict[str, Any]]:
         """Returns the configurations of attached models that have all their variables alone."""
         configs = {name: c for name, c in self._configs.items() if name not in self._values}
-        for name, variables in self._variables(known).items():
+        for name, variables in self._variables().items():
             model = self._values.get(name)
             if isinstance(model, keras.Model) and model.built:
                 own = list(_new(model.variables, set()))
@@ -89,33 +93,33 @@ class Attached:
         """Takes what `configs` returned before."""
         self._configs = dict(configs)
 
-    def release(self, known: set[int]) -> None:
+    def release(self) -> None:
         """Lets go of the objects and keeps their values, for others of their names."""
-        self._waiting, self._configs = self._arrays(known), self.configs(known)
+        self._waiting, self._configs = self._arrays(), self.configs()
         self._values, self._opaque = {}, {}
 
-    def save(self, store: Any, known: set[int]) -> None:
+    def save(self, store: Any) -> None:
         """Writes all values; warns, once, of objects whose variables cannot be found again."""
-        for path, arrays in self._arrays(known).items():
+        for path, arrays in self._arrays().items():
             for number, array in enumerate(arrays):
                 store[f"{_PREFIX}_{number}_{path}"] = array
-        self._warn_of_opaque(known)
+        self._warn_of_opaque()
 
-    def load(self, store: Any, known: set[int]) -> None:
+    def load(self, store: Any) -> None:
         """Reads what `save` wrote; warns of objects that are not in there."""
         self._waiting = loaded = _by_path(store)
-        own = self._variables(known)
+        own = self._variables()
         warn_of_missing({_name_of(path) for path in own if own[path] and path not in loaded})
-        self._take(own.keys() & loaded.keys(), known)
+        self._take(own.keys() & loaded.keys())
 
-    def _take(self, paths: Iterable[str], known: set[int]) -> None:
+    def _take(self, paths: Iterable[str]) -> None:
         """Gives parts of what is attached the values that wait for them."""
-        parts, variables = self._parts(), self._variables(known)
+        parts, variables = self._parts(), self._variables()
         for path in paths:
             part, own, arrays = parts[path], variables[path], self._waiting[path]
             if len(own) != len(arrays) and isinstance(part, keras.Optimizer) and not part.built:
                 _assign(path, own, arrays[: len(own)])
-                rest = functools.partial(self._take_rest, part, path, len(own), known)
+                rest = functools.partial(self._take_rest, part, path, len(own))
                 after_build(part, rest)
             elif isinstance(part, keras.Layer) and not part.built:
                 _warn_of_unbuilt(path)
@@ -124,33 +128,36 @@ class Attached:
                 _assign(path, own, arrays)
                 del self._waiting[path]
 
-    def _take_rest(
-        self, optimizer: keras.Optimizer, path: str, count: int, known: set[int]
-    ) -> None:
+    def _take_rest(self, optimizer: keras.Optimizer, path: str, count: int) -> None:
         """Gives an optimizer the values of the variables that it has just made."""
         if path in self._waiting and self._parts().get(path) is optimizer:
-            variables = self._variables(known)[path]
+            variables = self._variables()[path]
             with tf.init_scope():  # also while a step is traced
                 _assign(path, variables[count:], self._waiting.pop(path)[count:])
 
-    def _arrays(self, known: set[int]) -> dict[str, list[np.ndarray]]:
-        live = {path: [_value_of(v) for v in own] for path, own in self._variables(known).items()}
+    def _arrays(self) -> dict[str, list[np.ndarray]]:
+        live = {path: [_value_of(v) for v in own] for path, own in self._variables().items()}
         waiting = {
             path: arrays[len(live.get(path, ())) :] for path, arrays in self._waiting.items()
         }
         return {path: live.get(path, []) + waiting.get(path, []) for path in {**live, **waiting}}
 
     def _parts(self) -> dict[str, Any]:
-        return {path: p for name, value in self._values.items() for path, p in _parts(name, value)}
+        # In an order that does not depend on which was attached first.
+        return {
+            path: p for name in sorted(self._values) for path, p in _parts(name, self._values[name])
+        }
 
-    def _variables(self, known: set[int]) -> dict[str, list[Any]]:
+    def _variables(self) -> dict[str, list[Any]]:
         """Returns the variables of each part that none before it has."""
-        seen = set(known)
+        seen = self._known()
         return {path: list(_new(_variables_of(p), seen)) for path, p in self._parts().items()}
 
-    def _warn_of_opaque(self, known: set[int]) -> None:
-        own = self._variables(known).values()
-        seen = known | {variable_id(variable) for variables in own for variable in variables}
+    def _warn_of_opaque(self) -> None:
+        own = self._variables().values()
+        seen = self._known() | {
+            variable_id(variable) for variables in own for variable in variables
+        }
         lost = [
             name
             for name, value in self._opaque.items()

@@ -73,7 +73,7 @@ class Networks(keras.Model):
     ):
         super().__init__(name=name, **keywords)
         _check_networks(networks)
-        self._attached = Attached()
+        self._attached = Attached(self._known_ids)
         self.networks = dict(networks)
         self.optimizers = {}
         self.seed = seed_of_random_state() if seed is None else int(seed)
@@ -138,7 +138,7 @@ class Networks(keras.Model):
         if name in networks:
             return networks[name]
         if name in attributes.get("_attached", ()):
-            return self._attached.get(name, self._known_ids())
+            return self._attached.get(name)
         if name.endswith("_optimizer") and not name.startswith("_"):
             prefix = name.removesuffix("_optimizer")
             for network in sorted(optimizers, key=lambda network: network != prefix):
@@ -163,15 +163,22 @@ class Networks(keras.Model):
         Raises:
             ValueError: values of this name that were loaded are those of another kind of object.
         """
-        self._attached.put(name, value, self._known_ids())
+        self._attached.put(name, value)
+
+    def model_named(self, name: str) -> keras.Model | None:
+        """Returns the network or the attached model of a name; `None` if there is neither."""
+        found = self.networks.get(name)
+        if found is None and name in self._attached:
+            found = self._attached.get(name)
+        return found if isinstance(found, keras.Model) else None
 
     def release(self) -> None:
         """Keeps the values of what is attached, for objects of the same names to come."""
-        self._attached.release(self._known_ids())
+        self._attached.release()
 
     def attached_names(self) -> set[str]:
         """Returns the names of attached objects that have values to save."""
-        return self._attached.names(self._known_ids())
+        return self._attached.names()
 
     @property
     def weights(self) -> list[keras.Variable]:
@@ -179,7 +186,7 @@ class Networks(keras.Model):
         weights = super().weights
         if "_attached" not in vars(self):
             return weights
-        return [*weights, *self._attached.weights(self._known_ids())]
+        return [*weights, *self._attached.weights()]
 
     @property
     def inputs(self) -> list[keras.KerasTensor] | None:
@@ -204,7 +211,7 @@ class Networks(keras.Model):
             "name": self.name,
         }
         further = {
-            "attached": self._attached.configs(self._known_ids()),
+            "attached": self._attached.configs(),
             "shared": shared,
             "order": list(self.networks) if ordered != list(self.networks) else [],
         }
@@ -250,7 +257,7 @@ class Networks(keras.Model):
         for number, state in enumerate(self._seed_states()):
             store[f"seed_{number}"] = state.numpy()
         store["progress"] = [self.progress.step, self.progress.epoch]
-        self._attached.save(store, self._known_ids())
+        self._attached.save(store)
 
     def load_own_variables(self, store: Any) -> None:  # noqa: D102
         there = sum(key.startswith("seed_") for key in store.keys())  # noqa: SIM118
@@ -264,7 +271,7 @@ class Networks(keras.Model):
         for number, state in enumerate(self._seed_states()):
             state.assign(store[f"seed_{number}"])
         self.progress.step, self.progress.epoch = (int(count) for count in store["progress"])
-        self._attached.load(store, self._known_ids())
+        self._attached.load(store)
 
     def _known_ids(self) -> set[int]:
         """Returns the ids of the variables that networks and optimizers save themselves."""
