@@ -231,6 +231,22 @@ def test_what_is_replaced_or_deleted_is_not_saved():
     assert trainer.model.attached_names() == set()
 
 
+def test_an_optimizer_that_scales_its_loss_gets_all_its_values(tmp_path):
+    weights, path = [keras.Variable([1.0, 2.0])], tmp_path / "x.weights.h5"
+    trainer, other = (gan(networks=gans.linear_networks) for _ in range(2))
+    for each in (trainer, other):
+        each.own_optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.5))
+    trainer.own_optimizer.apply([np.float32([8.0, 16.0])], weights)
+    trainer.own_optimizer.learning_rate = 0.25
+    trainer.model.save_weights(path)
+    for _ in range(2):  # saved again before it has all its variables
+        other.model.load_weights(path)
+        other.model.save_weights(path)
+    other.own_optimizer.build(weights)
+    variables = (each.own_optimizer.variables for each in (other, trainer))
+    assert_same(*([variable.numpy() for variable in own] for own in variables))
+
+
 def test_a_checkpoint_may_be_of_an_added_model(saved, tmp_path):
     trainer, _ = saved
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "average.keras")

@@ -428,6 +428,25 @@ def test_pictures_of_what_is_none_are_told_before_training(tmp_path):
     assert trainer.step == 0
 
 
+def test_labels_of_a_kind_that_networks_do_not_take_are_told_before_training():
+    trainer = untrained(gans.conditional_gan)
+    before = state_of(trainer)
+    names = np.array(["zero", "one", "two"])[gans.image_labels()]
+    with pytest.raises(ValueError, match="The labels are strings, but the generator takes int32"):
+        fit(trainer, batches(images(), names))
+    assert_same(state_of(trainer), before)
+
+
+def test_images_of_another_shape_in_a_dict_are_told_before_training():
+    trainer = untrained(linear_gan)
+    before = state_of(trainer)
+    with pytest.raises(
+        ValueError, match=r"x\['image'\] has shape \(None, 4, 8, 1\), but the model"
+    ):
+        fit(trainer, batches(images()[:, :4], gans.image_labels()).map(PLAIN_DATA["a dict"]))
+    assert_same(state_of(trainer), before)
+
+
 def test_a_dict_without_images_is_told():
     trainer = untrained(linear_gan)
     before = state_of(trainer)
@@ -1035,6 +1054,12 @@ def given(**arguments):
     return make
 
 
+def generator_of_dict():
+    """Returns a network of latent points and labels, by name, to images."""
+    network = gans.conditional_generator()
+    return keras.Model(dict(zip(("z", "digit"), network.inputs, strict=True)), network.output)
+
+
 def generator_of_two():
     """Returns a network of latent points to images twice."""
     latent = keras.Input((gans.LATENT,))
@@ -1150,6 +1175,11 @@ BAD = {
         lambda t: GANTrainer(doubly_conditional_generator(), gans.conditional_discriminator(), 8),
         ValueError,
         "The generator has 2 inputs for labels, but the discriminator has 1: give both as many",
+    ),
+    "inputs by name": (
+        lambda t: given(generator=generator_of_dict())(t),
+        ValueError,
+        r"The generator takes its inputs as a dict of .*: make it of a list, as keras.Model\(\[lat",
     ),
     "label noise": (
         given(label_noise=-1),

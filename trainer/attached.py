@@ -118,9 +118,9 @@ class Attached:
         for path in paths:
             part, own, arrays = parts[path], variables[path], self._waiting[path]
             if len(own) != len(arrays) and isinstance(part, keras.Optimizer) and not part.built:
-                _assign(path, own, arrays[: len(own)])
-                rest = functools.partial(self._take_rest, part, path, len(own))
-                after_build(part, rest)
+                if _keeps_order(part):
+                    _assign(path, own, arrays[: len(own)])
+                after_build(part, functools.partial(self._take_rest, part, path, own))
             elif isinstance(part, keras.Layer) and not part.built:
                 _warn_of_unbuilt(path)
                 del self._waiting[path]
@@ -128,19 +128,22 @@ class Attached:
                 _assign(path, own, arrays)
                 del self._waiting[path]
 
-    def _take_rest(self, optimizer: keras.Optimizer, path: str, count: int) -> None:
+    def _take_rest(self, optimizer: keras.Optimizer, path: str, before: list[Any]) -> None:
         """Gives an optimizer the values of the variables that it has just made."""
         if path in self._waiting and self._parts().get(path) is optimizer:
-            variables = self._variables()[path]
+            own, arrays = self._variables()[path], self._waiting.pop(path)
+            in_order = all(old is new for old, new in zip(before, own, strict=False))
+            count = len(before) if in_order else 0
             with tf.init_scope():  # also while a step is traced
-                _assign(path, variables[count:], self._waiting.pop(path)[count:])
+                _assign(path, own[count:], arrays[count:])
 
     def _arrays(self) -> dict[str, list[np.ndarray]]:
-        live = {path: [_value_of(v) for v in own] for path, own in self._variables().items()}
-        waiting = {
-            path: arrays[len(live.get(path, ())) :] for path, arrays in self._waiting.items()
-        }
-        return {path: live.get(path, []) + waiting.get(path, []) for path in {**live, **waiting}}
+        parts = self._parts()
+        arrays = {path: [_value_of(v) for v in own] for path, own in self._variables().items()}
+        for path, waiting in self._waiting.items():
+            live = arrays.get(path, []) if _keeps_order(parts.get(path)) else []
+            arrays[path] = live + waiting[len(live) :]
+        return arrays
 
     def _parts(self) -> dict[str, Any]:
         # In an order that does not depend on which was attached first.
@@ -234,6 +237,11 @@ def _new(variables: Iterable[Any], seen: set[int]) -> Iterator[Any]:
 
 def _value_of(variable: Any) -> np.ndarray:
     return np.asarray(variable.numpy())
+
+
+def _keeps_order(part: Any) -> bool:
+    """Returns whether variables that are made later come after those that there are."""
+    return not isinstance(part, keras.optimizers.LossScaleOptimizer)
 
 
 def _is_foreign(value: Any) -> bool:

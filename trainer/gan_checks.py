@@ -84,6 +84,12 @@ def networks(
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         if not isinstance(network, keras.Model):
             raise TypeError(f"{name} is of type {type(network).__name__}: expected a keras.Model.")
+        if isinstance(_input(network), dict) and "train_step" not in own:
+            raise ValueError(
+                f"The {name} takes its inputs as a dict of {', '.join(_input(network))}: make it "
+                "of a list, as keras.Model([latent, labels], images) for a generator and "
+                "keras.Model([images, labels], logits) for a discriminator."
+            )
     if generator is discriminator:
         raise ValueError("generator and discriminator are the same network: give two.")
     latent = _latent(generator, latent_shape, own)
@@ -108,7 +114,7 @@ def networks(
     if "train_step" not in own:
         _check_outputs(logits, own)
         _check_label_inputs(generator, discriminator, own)
-    return keras.KerasTensor(images.shape, images.dtype, name="images")
+    return keras.KerasTensor(images.shape, images.dtype, name="image")
 
 
 def warn_of_outputs(discriminator: keras.Model, loss: Any) -> None:
@@ -162,7 +168,17 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _input(network: keras.Model) -> Any:
+    """Returns the inputs of a network in the structure that it takes, `None` if unknown."""
+    try:
+        return network.input
+    except (AttributeError, ValueError):
+        return None
+
+
 def _called(network: keras.Model, x: keras.KerasTensor) -> Any:
+    if isinstance(_input(network), dict):
+        return network(_input(network))
     taken, *labels = inputs_of(network) or [x]
     sizes = zip(taken.shape, x.shape, strict=False)
     if not all(None in pair or len(set(pair)) == 1 for pair in sizes):

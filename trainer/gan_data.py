@@ -75,7 +75,7 @@ def images_and_labels(
             "images alone, as by dataset.map(lambda image, label: image), or give both networks "
             "an input for labels."
         )
-    _check_label_count(generator, labels)
+    _check_labels(generator, labels)
     return tf.cast(images, dtype), labels
 
 
@@ -130,7 +130,7 @@ def inputs_of(network: keras.Model) -> list[keras.KerasTensor]:
         return []
 
 
-def _check_label_count(generator: keras.Model, labels: Any) -> None:
+def _check_labels(generator: keras.Model, labels: Any) -> None:
     if not takes_labels(generator):
         return
     if labels is None:
@@ -144,6 +144,12 @@ def _check_label_count(generator: keras.Model, labels: Any) -> None:
             f"The generator has {expected} inputs for labels, but the data yield {count}: yield "
             "(images, labels), the labels a tuple with one for each input."
         )
+    for label, symbol in zip(_in_order(generator, labels), inputs_of(generator)[1:], strict=True):
+        if tf.as_dtype(label.dtype) == tf.string and symbol.dtype != "string":
+            raise ValueError(
+                f"The labels are strings, but the generator takes {symbol.dtype}: number them, as "
+                "by keras.layers.StringLookup."
+            )
 
 
 def _in_order(network: keras.Model, labels: Any) -> list[Any]:
