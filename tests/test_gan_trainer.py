@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers import gans, processes
+from tests.helpers import gans, processes, tables
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.gans import ByHand, batches, fit, gan, images, parts_of, state_of, untrained
@@ -258,6 +258,245 @@ def test_a_loss_of_ones_own_gets_its_labels_and_logits():
     np.testing.assert_array_equal(g_labels, np.zeros((8, 1)))
     np.testing.assert_allclose(logs["d_loss"], np.mean((d_labels - d_logits) ** 2), rtol=1e-5)
     np.testing.assert_allclose(logs["g_loss"], np.mean(g_logits**2), rtol=1e-5)
+
+
+class AuxiliaryClassifier(GANTrainer):
+    """The auxiliary classifier GAN (Odena et al., 2017): the discriminator tells classes, too."""
+
+    def discriminator_loss(self, real_logits, fake_logits, labels):
+        loss = super().discriminator_loss(real_logits[0], fake_logits[0])
+        return loss + self.of_classes(labels, real_logits) + self.of_classes(labels, fake_logits)
+
+    def generator_loss(self, fake_logits, labels):
+        return super().generator_loss(fake_logits[0]) + self.of_classes(labels, fake_logits)
+
+    def of_classes(self, labels, logits):
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits[1], from_logits=True)
+        return tf.reduce_mean(losses)
+
+
+def test_an_auxiliary_classifier_gan_has_the_losses_of_its_paper():
+    def networks():
+        return gans.conditional_generator(), classifying_discriminator()
+
+    trainer = gan(AuxiliaryClassifier, networks=networks, label_noise=0)
+    labels, drawn, reals = gans.image_labels(8), EagerlyDrawn(1 + trainer.seed), images(8)
+
+    def outputs(x):
+        logits, classes = (
+            each.astype("float64") for each in trainer.discriminator.predict(x, verbose=0)
+        )
+        of_classes = np.log(np.exp(classes).sum(1)) - classes[np.arange(8), labels]
+        return logits, of_classes.mean()
+
+    logs = trainer.test_on_batch(reals, labels, return_dict=True)
+    fakes = trainer.generator.predict([drawn.normal(8), labels], verbose=0)
+    (of_fakes, fake_classes), (of_reals, real_classes) = outputs(fakes), outputs(reals)
+    d_loss = np.mean(np.log1p(np.exp(np.concatenate([-of_fakes, of_reals]))))
+    d_loss += fake_classes + real_classes
+    of_fakes, fake_classes = outputs(
+        trainer.generator.predict([drawn.normal(8), labels], verbose=0)
+    )
+    g_loss = np.mean(np.log1p(np.exp(of_fakes))) + fake_classes
+    np.testing.assert_allclose([logs["d_loss"], logs["g_loss"]], [d_loss, g_loss], rtol=1e-5)
+    assert logs["real_accuracy"] == np.mean(of_reals < 0)
+    fit(trainer, batches(images(), gans.image_labels()))
+    assert trainer.generate(2, labels=[0, 1]).shape == (2, *gans.IMAGE)
+
+
+def linear_gan():
+    return gan(networks=gans.linear_networks)
+
+
+PLAIN_DATA = {
+    "one-tuples": lambda x, y: (x,),
+    "a dict": lambda x, y: {"image": x},
+    "a dict with labels": lambda x, y: {"image": x, "label": y},
+    "a dict of one key": lambda x, y: {"pixels": x},
+}
+
+
+@pytest.mark.parametrize(
+    "form", **tables.each(PLAIN_DATA, default=["one-tuples", "a dict with labels"])
+)
+def test_images_may_come_in_a_tuple_or_a_dict(form):
+    plain, trainer = untrained(linear_gan), linear_gan()
+    history = fit(plain).history
+    data = batches(images(), gans.image_labels()).map(form)
+    assert_same(fit(trainer, data).history, history)
+    assert_same(state_of(trainer), state_of(plain))
+
+
+LABELLED_DATA = {
+    "a dict of arrays": {"images": images(), "labels": gans.image_labels()},
+    "a dataset of dicts": tf.data.Dataset.from_tensor_slices(
+        {"image": images(), "label": gans.image_labels(), "id": np.arange(gans.ROWS)}
+    ).batch(gans.BATCH),
+}
+
+
+@pytest.mark.parametrize("data", **tables.each(LABELLED_DATA, default=["a dataset of dicts"]))
+def test_labels_may_come_in_a_dict(data):
+    plain, trainer = untrained(gans.conditional_gan), gans.conditional_gan()
+    as_arrays = {"batch_size": gans.BATCH, "shuffle": False} if isinstance(data, dict) else {}
+    fit(plain, batches(images(), gans.image_labels()))
+    fit(trainer, data, **as_arrays)
+    assert_same(state_of(trainer), state_of(plain))
+
+
+def test_labels_may_be_of_two_kinds():
+    def networks():
+        return doubly_conditional_generator(), doubly_conditional_discriminator()
+
+    digits, colours = gans.image_labels(), numbers(gans.ROWS, 2)
+    states = []
+    for labels in ((digits, colours), {"colour": colours, "digit": digits}):
+        trainer = gan(networks=networks)
+        fit(trainer, tf.data.Dataset.from_tensor_slices((images(), labels)).batch(gans.BATCH))
+        states.append(state_of(trainer))
+    assert_same(*states)
+    points, given = EagerlyDrawn(4).normal(3), (digits[:3], colours[:3])
+    expected = trainer.generator.predict([points, *given], verbose=0)
+    assert_same(trainer.generate(3, seed=4, labels=given), expected)
+    with pytest.raises(ValueError, match="There are 2 labels for 3 images: give one for each"):
+        trainer.generate(3, labels=(digits[:3], colours[:2]))
+    with pytest.raises(ValueError, match="has 2 inputs for labels, but the data yield 1: yield"):
+        trainer.train_on_batch(images(), digits)
+
+
+def test_labels_may_be_one_hot():
+    def networks():
+        latent, label = keras.Input((gans.LATENT,)), keras.Input((gans.CLASSES,))
+        image, other = keras.Input(gans.IMAGE), keras.Input((gans.CLASSES,))
+        x = keras.layers.Dense(64)(keras.layers.Concatenate()([latent, label]))
+        y = keras.layers.Concatenate()([keras.layers.Flatten()(image), other])
+        made = keras.Model([latent, label], keras.layers.Reshape(gans.IMAGE)(x))
+        return made, keras.Model([image, other], keras.layers.Dense(1)(y))
+
+    trainer, labels = gan(networks=networks), np.eye(gans.CLASSES, dtype="float32")
+    fit(trainer, images(), y=labels[gans.image_labels()])
+    expected = trainer.generator.predict([EagerlyDrawn(4).normal(3), labels], verbose=0)
+    assert_same(trainer.generate(3, seed=4, labels=labels), expected)
+
+
+def test_latent_dim_may_be_a_shape(tmp_path):
+    def networks():
+        made = keras.Sequential(
+            [keras.Input((2, 4)), keras.layers.Flatten(), *gans.linear_generator().layers]
+        )
+        return made, gans.linear_discriminator()
+
+    trainer = gan(networks=networks, latent_dim=(2, 4))
+    fit(trainer)
+    points = keras.random.normal((3, 2, 4), seed=keras.random.SeedGenerator(5))
+    made = trainer.generate(3, seed=5)
+    assert_same(made, trainer.generator.predict(points, verbose=0))
+    trainer.model.save(tmp_path / "x.keras")
+    loaded = GANTrainer.from_model(keras.models.load_model(tmp_path / "x.keras"))
+    assert loaded.latent_dim == trainer.latent_dim == (2, 4)
+    assert_same(loaded.generate(3, seed=5), made)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 2, 3)], ids=str)
+def test_images_may_be_of_any_rank(shape):
+    def networks():
+        size = int(np.prod(shape))
+        made = keras.Sequential(
+            [
+                keras.Input((gans.LATENT,)),
+                keras.layers.Dense(size),
+                keras.layers.Reshape(shape),
+            ]
+        )
+        return made, keras.Sequential(
+            [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
+
+    trainer = gan(networks=networks)
+    trainer.train_on_batch(numbers(8, *shape))
+    assert trainer.generate(3).shape == (3, *shape)
+
+
+def test_pictures_of_what_is_none_are_told_before_training(tmp_path):
+    networks = [
+        keras.Sequential([keras.Input((size,)), keras.layers.Dense(units)])
+        for size, units in ((gans.LATENT, 5), (5, 1))
+    ]
+    trainer = gan(networks=lambda: networks)
+    with pytest.raises(ValueError, match=r"needs images of shape .*but the generator makes \(5,\)"):
+        fit(trainer, numbers(8, 5), callbacks=[SampleImages(tmp_path)])
+    assert trainer.step == 0
+
+
+def test_labels_of_a_kind_that_networks_do_not_take_are_told_before_training():
+    trainer = untrained(gans.conditional_gan)
+    before = state_of(trainer)
+    names = np.array(["zero", "one", "two"])[gans.image_labels()]
+    with pytest.raises(ValueError, match="The labels are strings, but the generator takes int32"):
+        fit(trainer, batches(images(), names))
+    assert_same(state_of(trainer), before)
+
+
+def test_images_of_another_shape_in_a_dict_are_told_before_training():
+    trainer = untrained(linear_gan)
+    before = state_of(trainer)
+    with pytest.raises(
+        ValueError, match=r"x\['image'\] has shape \(None, 4, 8, 1\), but the model"
+    ):
+        fit(trainer, batches(images()[:, :4], gans.image_labels()).map(PLAIN_DATA["a dict"]))
+    assert_same(state_of(trainer), before)
+
+
+def test_a_dict_without_images_is_told():
+    trainer = untrained(linear_gan)
+    before = state_of(trainer)
+    with pytest.raises(ValueError, match="data are images|x has 2 arrays"):
+        fit(trainer, {"a": images(), "b": images()})
+    assert_same(state_of(trainer), before)
+
+
+def product(labels, logits):
+    return labels * logits
+
+
+BINARY = keras.losses.BinaryCrossentropy
+MISMATCHED = {
+    "sigmoid": ("sigmoid", BINARY(from_logits=True), "ends in a sigmoid, so it makes probab"),
+    "softmax": ("softmax", BINARY(from_logits=True), "ends in a softmax, so it makes probab"),
+    "logits": (None, BINARY(), "ends without an activation, so it makes logits, but the loss"),
+    "logits by name": (None, "binary_crossentropy", "ends without an activation, so it makes lo"),
+}
+MATCHED = {
+    "logits": (None, BINARY(from_logits=True)),
+    "probabilities": ("sigmoid", BINARY()),
+    "probabilities by name": ("sigmoid", "binary_crossentropy"),
+    "least squares of logits": (None, "mse"),
+    "least squares of probabilities": ("sigmoid", "mse"),
+    "hinge": ("tanh", "hinge"),
+    "a loss of one's own": ("sigmoid", product),
+}
+
+
+@pytest.mark.parametrize("case", MISMATCHED)
+def test_outputs_that_the_loss_does_not_take_are_told_once_when_made(case):
+    activation, loss, sentence = MISMATCHED[case]
+    networks = gans.linear_generator(), gans.linear_discriminator(activation)
+    with pytest.warns(UserWarning, match=sentence) as told:
+        GANTrainer(*networks, gans.LATENT, loss=loss)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("case", MATCHED)
+def test_outputs_that_the_loss_takes_are_trained_silently(case):
+    activation, loss = MATCHED[case]
+    networks = gans.linear_generator(), gans.linear_discriminator(activation)
+    GANTrainer(*networks, gans.LATENT, loss=loss)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_losses_of_ones_own_take_any_outputs():
+    WGANGP(gans.linear_generator(), gans.linear_discriminator("sigmoid"), gans.LATENT)
 
 
 # Evaluating, predicting, generating
@@ -815,6 +1054,44 @@ def given(**arguments):
     return make
 
 
+def generator_of_dict():
+    """Returns a network of latent points and labels, by name, to images."""
+    network = gans.conditional_generator()
+    return keras.Model(dict(zip(("z", "digit"), network.inputs, strict=True)), network.output)
+
+
+def generator_of_two():
+    """Returns a network of latent points to images twice."""
+    latent = keras.Input((gans.LATENT,))
+    made = gans.linear_generator()(latent)
+    return keras.Model(latent, [made, made])
+
+
+def classifying_discriminator():
+    """Returns a network of images to a logit and to the logits of their classes."""
+    image = keras.Input(gans.IMAGE)
+    x = keras.layers.Flatten()(image)
+    return keras.Model(image, [keras.layers.Dense(1)(x), keras.layers.Dense(gans.CLASSES)(x)])
+
+
+def doubly_conditional_generator():
+    """Returns a network of latent points, a label and the numbers of another one to images."""
+    latent, label = keras.Input((gans.LATENT,)), keras.Input((), dtype="int32", name="digit")
+    colour = keras.Input((2,), name="colour")
+    x = [latent, keras.layers.Embedding(gans.CLASSES, 4)(label), colour]
+    x = keras.layers.Dense(64, activation="tanh")(keras.layers.Concatenate()(x))
+    return keras.Model([latent, label, colour], keras.layers.Reshape(gans.IMAGE)(x))
+
+
+def doubly_conditional_discriminator():
+    """Returns a network of images and the same two labels to a logit."""
+    image, label = keras.Input(gans.IMAGE), keras.Input((), dtype="int32", name="digit")
+    colour = keras.Input((2,), name="colour")
+    x = keras.layers.Flatten()(image)
+    x = [x, keras.layers.Embedding(gans.CLASSES, 4)(label), colour]
+    return keras.Model([image, label, colour], keras.layers.Dense(1)(keras.layers.Concatenate()(x)))
+
+
 def shared_optimizer(trainer):
     one = keras.optimizers.Adam()
     return given(d_optimizer=one, g_optimizer=one)(trainer)
@@ -856,6 +1133,54 @@ BAD = {
         "generator and discriminator share one optimizer, which keeps its moments for the weights "
         "of one network: give each its own",
     ),
+    "no latent points": (given(latent_dim=()), ValueError, r"latent_dim is \(\): expected a whole"),
+    "latent points of another shape": (
+        given(latent_dim=(2, 4)),
+        ValueError,
+        r"latent_dim is \(2, 4\), so the generator gets latent points of shape \(None, 2, 4\), but "
+        r"it takes \(None, 8\): give the latent_dim that it begins with, latent_dim=8. A generator",
+    ),
+    "swapped": (
+        lambda t: GANTrainer(t.discriminator, t.generator, gans.LATENT),
+        ValueError,
+        r"The networks are swapped: GANTrainer\(generator, discriminator, ...\) takes the gen",
+    ),
+    "one network": (
+        lambda t: given(discriminator=t.generator)(t),
+        ValueError,
+        "generator and discriminator are the same network: give two",
+    ),
+    "one optimizer": (
+        given(optimizer="adam"),
+        TypeError,
+        "GANTrainer has no argument 'optimizer': give d_optimizer and g_optimizer, one for each",
+    ),
+    "metrics": (
+        given(metrics=["mae"]),
+        TypeError,
+        "no argument 'metrics': make a metric an attribu",
+    ),
+    "misspelt": (given(lable_noise=0), TypeError, "'lable_noise': did you mean 'label_noise'?"),
+    "several outputs": (
+        lambda t: given(discriminator=classifying_discriminator())(t),
+        ValueError,
+        "The discriminator has 2 outputs, but the losses of GANTrainer are of one: override",
+    ),
+    "several images": (
+        lambda t: given(generator=generator_of_two())(t),
+        ValueError,
+        "The generator has 2 outputs: give one that has a single one, the images",
+    ),
+    "other labels": (
+        lambda t: GANTrainer(doubly_conditional_generator(), gans.conditional_discriminator(), 8),
+        ValueError,
+        "The generator has 2 inputs for labels, but the discriminator has 1: give both as many",
+    ),
+    "inputs by name": (
+        lambda t: given(generator=generator_of_dict())(t),
+        ValueError,
+        r"The generator takes its inputs as a dict of .*: make it of a list, as keras.Model\(\[lat",
+    ),
     "label noise": (
         given(label_noise=-1),
         ValueError,
@@ -892,11 +1217,6 @@ BAD = {
         lambda t: t.train_on_batch(images(8), sample_weight=np.ones(8, "float32")),
         ValueError,
         r"A GAN's data are images, or \(images, labels\): yield nothing else",
-    ),
-    "two images": (
-        lambda t: fit(t, {"a": images(), "b": images()}),
-        ValueError,
-        r"x has 2 arrays, but the model has 1 inputs \(images\)",
     ),
     "weights of rows": (
         lambda t: fit(t, images(), y=np.zeros(len(images())), sample_weight=np.ones(len(images()))),

@@ -105,6 +105,20 @@ class OwnClass(keras.Model):
         return x
 
 
+class Enlarged(layers.Dense):
+    def call(self, x):
+        return 100 * super().call(x)
+
+
+class EnlargedSequential(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return 100 * super().call(x, training, mask)
+
+
+def enlarging():
+    return EnlargedSequential([keras.Input((2,)), layers.Dense(3, "tanh")])
+
+
 RANGES = {
     "sigmoid": (lambda: sequential(layers.Dense(3, "sigmoid")), (0.0, 1.0)),
     "hard sigmoid": (lambda: sequential(layers.Dense(3, "hard_sigmoid")), (0.0, 1.0)),
@@ -122,6 +136,8 @@ RANGES = {
     "relu": (lambda: sequential(layers.ReLU()), None),
     "tanh before the last": (lambda: sequential(layers.Dense(3, "tanh"), layers.Dense(3)), None),
     "a class of its own": (OwnClass, None),
+    "a layer of ones own": (lambda: sequential(Enlarged(3, "tanh")), None),
+    "a call of ones own": (enlarging, None),
 }
 
 

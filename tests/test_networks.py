@@ -108,6 +108,29 @@ def test_called_it_is_its_first_network():
     assert (model(ROWS, training=True).numpy() != expected.numpy()).any()
 
 
+def test_networks_and_optimizers_are_attributes_by_name():
+    model = made()
+    for name in NAMES:
+        assert getattr(model, name) is model.networks[name]
+        assert getattr(model, f"{name}_optimizer") is model.optimizers[name]
+    assert model.d_optimizer is model.optimizers["decoder"]
+    assert model.enc_optimizer is model.optimizers["encoder"]
+    with pytest.raises(AttributeError, match="no attribute 'encodr': did you mean 'encoder'"):
+        model.encodr  # noqa: B018
+    for name in ("x_optimizer", "_optimizer", "nothing"):
+        assert not hasattr(model, name)
+    untrained = Networks(three_networks(), seed=1)
+    assert not hasattr(untrained, "encoder_optimizer")
+
+
+def test_a_network_may_have_the_name_of_an_attribute_of_models():
+    network = mlp()
+    model = Networks({"layers": network, "name": mlp()}, seed=1)
+    assert model.networks["layers"] is network
+    assert len(model.layers) == 2
+    assert model.name == "networks"
+
+
 def test_summary_counts_every_network():
     model, lines = made(), []
     model.summary(print_fn=lambda line: lines.append(line))

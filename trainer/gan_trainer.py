@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import gan_checks
+from trainer import gan_checks, gan_data
+from trainer.attached import warn_of_missing
 from trainer.compiling import compile_model
 from trainer.custom_trainer import CustomTrainer
 from trainer.feeds import Batch
@@ -28,6 +31,8 @@ _G_OPTIMIZER = {
     "config": {"learning_rate": 4e-4, "name": "generator_adam"},
 }
 _BINARY_CROSSENTROPY = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
+# The model itself, and draws that are no part of the training.
+_NOT_ATTACHED = ("model", "_evaluation_seeds", "_generation_seeds", "_seeds_now")
 _SETTINGS = ("run_eagerly", "jit_compile", "steps_per_execution")
 
 
@@ -46,12 +51,31 @@ class GANTrainer(CustomTrainer):
     ```
 
     The data are images, or (images, labels) for networks that take labels: a generator of
-    (latent, labels) and a discriminator of (images, labels).
+    (latent, labels) and a discriminator of (images, labels). Labels of several kinds are a tuple.
+    A dict has the names of the networks' inputs, or `"image"` and `"label"`; others are left out.
+
+    Models, layers, variables, seed generators and optimizers that a subclass has as attributes are
+    saved with `gan.model` and restored by `from_model`:
+
+    ```python
+    class WithAverage(GANTrainer):
+        def __init__(self, generator, discriminator, **arguments):
+            super().__init__(generator, discriminator, **arguments)
+            self.average = keras.models.clone_model(generator)
+            self.average.set_weights(generator.get_weights())
+
+        def train_step(self, data):
+            logs = super().train_step(data)
+            for mean, weight in zip(self.average.weights, self.generator.weights):
+                mean.assign(0.999 * mean + 0.001 * weight)
+            return logs
+    ```
 
     Args:
         generator: latent points of shape `(rows, latent_dim)` to images.
-        discriminator: images to one logit each, or a patch of them; high for fakes.
-        latent_dim: numbers in a latent point.
+        discriminator: images to one logit each, or a patch of them; high for fakes. It may have
+            more outputs for losses that are overridden.
+        latent_dim: numbers in a latent point, or its shape, a tuple.
         d_optimizer: the discriminator's optimizer; the guide's Adam(3e-4) by default.
         g_optimizer: the generator's optimizer; the guide's Adam(4e-4) by default.
         loss: loss of labels and logits, as `keras.losses.get` takes it; binary cross-entropy from
@@ -69,7 +93,7 @@ class GANTrainer(CustomTrainer):
     Attributes:
         model: both networks, called `"generator"` and `"discriminator"`, and their optimizers, as
             one `trainer.Networks`; to save, and what callbacks see.
-        latent_dim: numbers in a latent point.
+        latent_dim: numbers in a latent point, or its shape.
         loss: the loss.
         label_noise: as given.
         discriminator_steps: as given.
@@ -83,12 +107,13 @@ class GANTrainer(CustomTrainer):
         ValueError: the networks do not fit each other, the latent points or the optimizers.
     """
 
+    @gan_checks.known_arguments
     def __init__(
         self,
         generator: keras.Model,
         discriminator: keras.Model,
+        latent_dim: int | tuple[int, ...],
         *,
-        latent_dim: int,
         d_optimizer: Any = _D_OPTIMIZER,
         g_optimizer: Any = _G_OPTIMIZER,
         loss: Any = _BINARY_CROSSENTROPY,
@@ -100,10 +125,14 @@ class GANTrainer(CustomTrainer):
         steps_per_execution: int | None = None,
     ):
         gan_checks.numbers(latent_dim, label_noise, discriminator_steps)
-        made = gan_checks.networks(generator, discriminator, latent_dim)
+        shape = latent_dim if isinstance(latent_dim, (tuple, list)) else (latent_dim,)
+        shape = tuple(int(size) for size in shape)
+        made = gan_checks.networks(generator, discriminator, shape, self._overridden)
         loss = keras.losses.get(loss)
+        if not self._overridden & {"train_step", "discriminator_loss", "generator_loss"}:
+            gan_checks.warn_of_outputs(discriminator, loss)
         settings = {
-            "latent_dim": int(latent_dim),
+            "latent_dim": shape[0] if len(shape) == 1 else list(shape),
             "loss": keras.losses.serialize(loss),
             "label_noise": None if callable(label_noise) else float(label_noise),
             "discriminator_steps": int(discriminator_steps),
@@ -118,7 +147,8 @@ class GANTrainer(CustomTrainer):
             jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
         )
-        self.latent_dim = latent_dim
+        self.latent_dim = shape[0] if len(shape) == 1 else shape
+        self._latent_shape = shape
         self.loss = loss
         self.label_noise = label_noise
         self.discriminator_steps = discriminator_steps
@@ -159,9 +189,27 @@ class GANTrainer(CustomTrainer):
             seed=model.seed,
             **{**model.settings, **arguments},
         )
+        warn_of_missing(gan.model.attached_names() - model.attached_names())
+        model.release()
         gan.model, gan._progress = model, model.progress
         compile_model(model, {}, {name: arguments.get(name) for name in _SETTINGS})
         return gan
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "model":
+            for attribute, attached in vars(self).items():
+                self._attach(attribute, attached)
+        else:
+            self._attach(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._attach(name, None)
+
+    def _attach(self, name: str, value: Any) -> None:
+        if "model" in vars(self) and name not in _NOT_ATTACHED:
+            self.model.attach(name, value)
 
     @property
     def generator(self) -> keras.Model:
@@ -186,7 +234,13 @@ class GANTrainer(CustomTrainer):
     @property
     def takes_labels(self) -> bool:
         """Whether the networks take labels."""
-        return gan_checks.takes_labels(self.generator)
+        return gan_data.takes_labels(self.generator)
+
+    @property
+    def _overridden(self) -> set[str]:
+        """The methods that a subclass overrides and that decide what is done with the networks."""
+        names = ("train_step", "sample_latent", "discriminator_loss", "generator_loss", "penalty")
+        return {name for name in names if getattr(type(self), name) != getattr(GANTrainer, name)}
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -204,8 +258,8 @@ class GANTrainer(CustomTrainer):
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Trains the discriminator, then the generator, on one batch of images."""
-        images, labels = gan_checks.images_and_labels(data, self.generator, self._made.dtype)
-        with tf.control_dependencies(gan_checks.of_images(images, self.value_range)):
+        images, labels = self._images_and_labels(data)
+        with tf.control_dependencies(gan_data.of_images(images, self.value_range)):
             for _ in range(self.discriminator_steps):
                 d_loss = self._train_discriminator(images, labels)
             g_loss = self._train_generator(images, labels)
@@ -214,8 +268,8 @@ class GANTrainer(CustomTrainer):
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Evaluates both losses on one batch of images; each evaluation draws the same numbers."""
-        images, labels = gan_checks.images_and_labels(data, self.generator, self._made.dtype)
-        wait = tf.control_dependencies(gan_checks.of_images(images, self.value_range))
+        images, labels = self._images_and_labels(data)
+        wait = tf.control_dependencies(gan_data.of_images(images, self.value_range))
         with wait, self._drawing_from(self._evaluation_seeds):
             fakes = self._fakes(images, labels, training=False)
             d_loss = self._discriminator_loss(images, fakes, labels, training=False)
@@ -227,8 +281,11 @@ class GANTrainer(CustomTrainer):
         """Returns what the discriminator minimizes, a scalar; to override.
 
         Args:
-            real_logits: its output for real images, of shape `(rows, ...)`.
+            real_logits: its output for real images, of shape `(rows, ...)`; a structure of them
+                where it has several.
             fake_logits: its output for as many fakes.
+
+        An override that has an argument `labels` gets those of the batch.
         """
         logits = tf.concat([fake_logits, real_logits], axis=0)
         labels = tf.concat([tf.ones_like(fake_logits), tf.zeros_like(real_logits)], axis=0)
@@ -239,6 +296,8 @@ class GANTrainer(CustomTrainer):
 
         Args:
             fake_logits: the discriminator's output for fakes, of shape `(rows, ...)`.
+
+        An override that has an argument `labels` gets those of the batch.
         """
         return self._mean_loss(tf.zeros_like(fake_logits), fake_logits)
 
@@ -256,18 +315,20 @@ class GANTrainer(CustomTrainer):
         return 0.0
 
     def sample_latent(self, n: int | tf.Tensor) -> tf.Tensor:
-        """Returns `n` latent points, normally distributed, of shape `(n, latent_dim)`; to override.
+        """Returns `n` latent points, normally distributed, of the shape of latent_dim; to override.
 
         An override draws from `self.seed_generator`.
         """
-        return keras.random.normal((n, self.latent_dim), seed=self.seed_generator)
+        return keras.random.normal((n, *self._latent_shape), seed=self.seed_generator)
 
     def track_logits(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> None:
         """Updates the metrics of the discriminator's output, the two accuracies; to override."""
         # Without logits the loss asks for outputs near the labels, 0 and 1.
         border = 0.0 if getattr(self.loss, "from_logits", False) else 0.5
-        self.real_accuracy.update_state(real_logits < border)
-        self.fake_accuracy.update_state(fake_logits > border)
+        real, *_ = keras.tree.flatten(real_logits)
+        fake, *_ = keras.tree.flatten(fake_logits)
+        self.real_accuracy.update_state(real < border)
+        self.fake_accuracy.update_state(fake > border)
 
     @public
     def generate(self, n: int, seed: int | None = None, labels: Any = None) -> np.ndarray:
@@ -276,7 +337,8 @@ class GANTrainer(CustomTrainer):
         Args:
             n: how many.
             seed: makes the same latent points each time; without it they are others each time.
-            labels: what the images shall show, `n` rows, for a generator that takes labels.
+            labels: what the images shall show, `n` rows, for a generator that takes labels; a tuple
+                for one that has several inputs for them.
 
         Returns:
             Images of shape `(n, ...)`.
@@ -285,12 +347,13 @@ class GANTrainer(CustomTrainer):
             ValueError: `n` is no number of rows; labels are missing, too many or too few, or given
                 to a generator that takes none.
         """
-        gan_checks.to_generate(self.generator, n, labels)
+        labels = gan_data.to_generate(self.generator, n, labels)
         seeds = self._generation_seeds if seed is None else keras.random.SeedGenerator(seed)
         with self._drawing_from(seeds):
             latent = self.sample_latent(n)
-        x = latent if labels is None else [latent, np.asarray(labels)]
-        return self.predict(x, batch_size=64, verbose=0)
+        return self.predict(
+            gan_data.with_labels(self.generator, latent, labels), batch_size=64, verbose=0
+        )
 
     def reset_metrics(self) -> None:
         """Starts all metrics afresh, and the draws of an evaluation."""
@@ -303,7 +366,7 @@ class GANTrainer(CustomTrainer):
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         if self._takes_images("train"):
-            gan_checks.arrays(x, self.value_range)
+            gan_data.arrays(gan_data.image_part(x, self.discriminator), self.value_range)
 
     def _takes_images(self, mode: Mode) -> bool:
         """Returns whether a step takes images as the generator makes them, not as it likes."""
@@ -328,11 +391,11 @@ class GANTrainer(CustomTrainer):
     ) -> tf.Tensor:
         rows = _rows(images)
         both = tf.concat([fakes, images], axis=0)
-        if labels is not None:
-            both = [both, keras.tree.map_structure(lambda t: tf.concat([t, t], axis=0), labels)]
-        logits = self.discriminator(both, training=training)
-        fake_logits, real_logits = logits[:rows], logits[rows:]
-        loss = self.discriminator_loss(real_logits, fake_logits)
+        x = gan_data.with_labels(self.discriminator, both, _twice(labels))
+        logits = self.discriminator(x, training=training)
+        fake_logits = keras.tree.map_structure(lambda t: t[:rows], logits)
+        real_logits = keras.tree.map_structure(lambda t: t[rows:], logits)
+        loss = _with_labels(self.discriminator_loss, labels)(real_logits, fake_logits)
         loss += self.penalty(images, fakes, labels, training)
         self.d_loss.update_state(loss, sample_weight=_rows(images))
         self.track_logits(real_logits, fake_logits)
@@ -340,16 +403,27 @@ class GANTrainer(CustomTrainer):
 
     def _generator_loss(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
         fakes = self._fakes(images, labels, training)
-        x = fakes if labels is None else [fakes, labels]
-        loss = self.generator_loss(self.discriminator(x, training=training))
+        x = gan_data.with_labels(self.discriminator, fakes, labels)
+        logits = self.discriminator(x, training=training)
+        loss = _with_labels(self.generator_loss, labels)(logits)
         self.g_loss.update_state(loss, sample_weight=_rows(images))
         return loss
 
     def _fakes(self, images: tf.Tensor, labels: Any, training: bool) -> tf.Tensor:
         """Returns as many fakes as there are images."""
         latent = self.sample_latent(_rows(images))
-        x = latent if labels is None else [latent, labels]
+        x = gan_data.with_labels(self.generator, latent, labels)
         return self.generator(x, training=training)
+
+    def _images_and_labels(self, data: Batch) -> tuple[tf.Tensor, Any]:
+        losses = (self.discriminator_loss, self.generator_loss)
+        uses_labels = (
+            self.takes_labels
+            or "penalty" in self._overridden
+            or any(_takes_labels(loss) for loss in losses)
+        )
+        networks = (self.generator, self.discriminator)
+        return gan_data.images_and_labels(data, *networks, self._made.dtype, uses_labels)
 
     def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if isinstance(self.loss, keras.losses.Loss):
@@ -374,6 +448,21 @@ class GANTrainer(CustomTrainer):
             yield
         finally:
             self._seeds_now = None
+
+
+def _takes_labels(loss: Callable) -> bool:
+    return "labels" in inspect.signature(loss).parameters
+
+
+def _with_labels(loss: Callable, labels: Any) -> Callable:
+    """Returns a loss that gets the labels where it takes them."""
+    return functools.partial(loss, labels=labels) if _takes_labels(loss) else loss
+
+
+def _twice(labels: Any) -> Any:
+    if labels is None:
+        return None
+    return keras.tree.map_structure(lambda t: tf.concat([t, t], axis=0), labels)
 
 
 def _rows(images: tf.Tensor) -> int | tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -18,21 +19,29 @@ _MOVES = (
 )
 
 
-def value_range(network: keras.Model) -> tuple[float, float] | None:
-    """Returns the least and the most that the last activation lets through, `None` if unknown."""
+def last_activation(network: keras.Model) -> Callable | None:
+    """Returns the activation that makes the output of a network, `None` if unknown."""
     owner, last = network, network
     while isinstance(last, (keras.Model, *_MOVES)):
         if isinstance(last, keras.Model):
             owner, last = last, _output_layer(last)
         else:
             last = _layer_before(last, owner)
-    activation = getattr(last, "activation", None)
+    is_of_keras = type(last).__module__.partition(".")[0] == "keras"
+    return getattr(last, "activation", None) if is_of_keras else None
+
+
+def value_range(network: keras.Model) -> tuple[float, float] | None:
+    """Returns the least and the most that the last activation lets through, `None` if unknown."""
+    activation = last_activation(network)
     if activation in (keras.activations.sigmoid, keras.activations.hard_sigmoid):
         return 0.0, 1.0
     return (-1.0, 1.0) if activation is keras.activations.tanh else None
 
 
 def _output_layer(network: keras.Model) -> keras.Layer | None:
+    if type(network).call.__module__.partition(".")[0] != "keras":
+        return None  # it may do more than its layers
     layers = {layer.name: layer for layer in network.layers}
     names = getattr(network, "output_names", None)
     if isinstance(network, keras.Sequential) and not names:

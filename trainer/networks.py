@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from trainer.attached import Attached, variable_id
 from trainer.progress import Progress
 from trainer.seeds import checked_seed, seed_of_random_state
+from trainer.shared_layers import (
+    check_sharing,
+    inner_first,
+    shared_layers,
+    unmark,
+    with_sharing,
+)
 
 
 @keras.saving.register_keras_serializable(package="trainer")
@@ -21,11 +30,16 @@ class Networks(keras.Model):
     ```python
     model = Networks({"generator": generator, "discriminator": discriminator}, seed=1)
     model.compile({"generator": keras.optimizers.Adam(4e-4), "discriminator": "adam"})
-    model.optimizers["generator"].learning_rate = 1e-4
+    model.generator.summary()
+    model.generator_optimizer.learning_rate = 1e-4
     ```
 
-    Called, it calls the first network. No two networks may share a single layer: Keras loads such a
-    file wrongly. A whole network may be part of another one.
+    Each network is an attribute by its name, as long as a Keras model has no other attribute of
+    that name, and so is its optimizer as `<network>_optimizer`. A shorter form is that of the first
+    network whose name begins so: `g_optimizer`, `d_optimizer`.
+
+    Called, it calls the first network. Networks may share layers of `keras.Sequential` and
+    functional models, and one may be part of another.
 
     Args:
         networks: the networks by name, each with its weights made.
@@ -44,7 +58,8 @@ class Networks(keras.Model):
         progress: steps and epochs trained; a trainer counts them here.
 
     Raises:
-        ValueError: there is no network, or one has no weights yet.
+        ValueError: there is no network, one has no weights yet, or some share layers in a way that
+            a file cannot keep, as by attributes of classes of their own.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class Networks(keras.Model):
     ):
         super().__init__(name=name, **keywords)
         _check_networks(networks)
+        self._attached = Attached(self._known_ids)
         self.networks = dict(networks)
         self.optimizers = {}
         self.seed = seed_of_random_state() if seed is None else checked_seed(seed)
@@ -116,6 +132,62 @@ class Networks(keras.Model):
                 f"model.compile({_as_dict(self.networks)})."
             )
 
+    def __getattr__(self, name: str) -> Any:
+        attributes = vars(self)
+        networks, optimizers = attributes.get("networks", {}), attributes.get("optimizers", {})
+        if name in networks:
+            return networks[name]
+        if name in attributes.get("_attached", ()):
+            return self._attached.get(name)
+        if name.endswith("_optimizer") and not name.startswith("_"):
+            prefix = name.removesuffix("_optimizer")
+            for network in sorted(optimizers, key=lambda network: network != prefix):
+                if network.startswith(prefix):
+                    return optimizers[network]
+        near = difflib.get_close_matches(name, networks, n=1)
+        mend = f": did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{mend}")
+
+    def attach(self, name: str, value: Any) -> None:
+        """Saves the variables of an object with the networks, and loads them again.
+
+        `GANTrainer` attaches its attributes. A file has their values by name; those of a model that
+        shares no layers have their configuration, too, so that it is an attribute of what
+        `keras.models.load_model` returns. What is attached is not trained or called.
+
+        Args:
+            name: the name, by which it is an attribute, too.
+            value: a variable, seed generator, optimizer, layer or model, or a list or dict of such.
+                Another object takes the place of one that was attached before, and is not saved.
+
+        Raises:
+            ValueError: values of this name that were loaded are those of another kind of object.
+        """
+        self._attached.put(name, value)
+
+    def model_named(self, name: str) -> keras.Model | None:
+        """Returns the network or the attached model of a name; `None` if there is neither."""
+        found = self.networks.get(name)
+        if found is None and name in self._attached:
+            found = self._attached.get(name)
+        return found if isinstance(found, keras.Model) else None
+
+    def release(self) -> None:
+        """Keeps the values of what is attached, for objects of the same names to come."""
+        self._attached.release()
+
+    def attached_names(self) -> set[str]:
+        """Returns the names of attached objects that have values to save."""
+        return self._attached.names()
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """The weights of the networks, then those of attached layers and models."""
+        weights = super().weights
+        if "_attached" not in vars(self):
+            return weights
+        return [*weights, *self._attached.weights()]
+
     @property
     def inputs(self) -> list[keras.KerasTensor] | None:
         """The inputs of the first network, `None` where they are not known."""
@@ -126,24 +198,38 @@ class Networks(keras.Model):
         return self._first(inputs)
 
     def get_config(self) -> dict[str, Any]:  # noqa: D102
+        shared, ordered = shared_layers(self.networks), inner_first(self.networks)
         networks = {
-            name: keras.saving.serialize_keras_object(network)
-            for name, network in self.networks.items()
+            name: keras.saving.serialize_keras_object(self.networks[name]) for name in ordered
         }
-        return {
+        for name, layers in shared.items():
+            unmark(networks[name], self.networks[name], layers)
+        config = {
             "networks": networks,
             "seed": self.seed,
             "settings": dict(self.settings),
             "name": self.name,
         }
+        further = {
+            "attached": self._attached.configs(),
+            "shared": shared,
+            "order": list(self.networks) if ordered != list(self.networks) else [],
+        }
+        return config | {name: value for name, value in further.items() if value}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Networks:  # noqa: D102
-        networks = {
+        arguments = dict(config)
+        attached, shared = arguments.pop("attached", {}), arguments.pop("shared", {})
+        made = {
             name: keras.saving.deserialize_keras_object(network, custom_objects)
-            for name, network in config["networks"].items()
+            for name, network in arguments.pop("networks").items()
         }
-        return cls(**{**config, "networks": networks})
+        made = with_sharing(made, shared)
+        networks = {name: made[name] for name in arguments.pop("order", made)}
+        model = cls(networks, **arguments)
+        model._attached.set_configs(attached)
+        return model
 
     def get_compile_config(self) -> dict[str, Any]:  # noqa: D102
         if not self.compiled:
@@ -171,9 +257,11 @@ class Networks(keras.Model):
         for number, state in enumerate(self._seed_states()):
             store[f"seed_{number}"] = state.numpy()
         store["progress"] = [self.progress.step, self.progress.epoch]
+        self._attached.save(store)
 
     def load_own_variables(self, store: Any) -> None:  # noqa: D102
-        there, here = len(store.keys()) - 1, len(self._seed_states())
+        there = sum(key.startswith("seed_") for key in store.keys())  # noqa: SIM118
+        here = len(self._seed_states())
         if there != here:
             raise ValueError(
                 f"The file has the random seeds of {there} places that draw, but the model has "
@@ -183,6 +271,13 @@ class Networks(keras.Model):
         for number, state in enumerate(self._seed_states()):
             state.assign(store[f"seed_{number}"])
         self.progress.step, self.progress.epoch = (int(count) for count in store["progress"])
+        self._attached.load(store)
+
+    def _known_ids(self) -> set[int]:
+        """Returns the ids of the variables that networks and optimizers save themselves."""
+        optimizers = self.optimizers.values()
+        of_optimizers = [v for optimizer in optimizers for v in optimizer.variables]
+        return {variable_id(variable) for variable in [*self.variables, *of_optimizers]}
 
     def _seed_states(self) -> list[keras.Variable]:
         weights = {id(weight) for weight in self.weights}
@@ -294,6 +389,7 @@ def _check_networks(networks: dict[str, keras.Model]) -> None:
                 f"The network {name!r} has no weights yet: begin it with keras.Input(shape), or "
                 "call it on a batch first."
             )
+    check_sharing(networks)
 
 
 def _check_optimizers(optimizers: dict[str, Any], networks: dict[str, keras.Model]) -> None:

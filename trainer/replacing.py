@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import keras
+
 
 @contextlib.contextmanager
 def replaced(objects: Iterable[Any], method: str, by: Callable[..., Any]) -> Iterator[None]:
@@ -49,3 +51,14 @@ def _remove_ended(instance: Any, method: str) -> None:
         delattr(instance, method)
     else:
         setattr(instance, method, current)
+
+
+def after_build(optimizer: keras.Optimizer, then: Callable[[], None]) -> None:
+    """Calls `then` once the optimizer has made its variables for the first time."""
+
+    def build(variables: list[keras.Variable]) -> None:
+        del optimizer.build
+        optimizer.build(variables)
+        then()
+
+    optimizer.build = build

@@ -31,7 +31,7 @@ class ForNetwork(DescribedCallback):
     ```
 
     Args:
-        network: the network's name.
+        network: the network's name, or that of a model that a GANTrainer has as an attribute.
         callback: the callback.
 
     Attributes:
@@ -75,7 +75,8 @@ class ForNetwork(DescribedCallback):
                 f"ForNetwork({self.network!r}, ...) needs a model of several networks, "
                 f"trainer.Networks, but this is a {type(model).__name__}: give the callback itself."
             )
-        if self.network not in model.networks:
+        network = model.model_named(self.network)
+        if network is None:
             near = difflib.get_close_matches(self.network, model.networks, n=1)
             mend = (
                 f"did you mean {near[0]!r}?" if near else f"they are {', '.join(model.networks)}."
@@ -86,7 +87,7 @@ class ForNetwork(DescribedCallback):
                 f"{type(self.callback).__name__} is for an optimizer, but the network "
                 f"{self.network!r} has none: bind it to one of {', '.join(model.optimizers)}."
             )
-        self.callback.set_model(_View(model, self.network))
+        self.callback.set_model(_View(model, self.network, network))
 
 
 def unwrapped(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
@@ -106,8 +107,8 @@ def needs_one_optimizer(callback: keras.callbacks.Callback) -> bool:
 class _View:
     """A network with its optimizer, and with the whole model's `stop_training` and the like."""
 
-    def __init__(self, model: Networks, name: str):
-        vars(self).update(whole=model, network=model.networks[name], name_in_whole=name)
+    def __init__(self, model: Networks, name: str, network: keras.Model):
+        vars(self).update(whole=model, network=network, name_in_whole=name)
 
     @property
     def optimizer(self) -> keras.Optimizer | None:

@@ -44,7 +44,8 @@ class SampleImages(DescribedCallback):
         tensorboard: a folder to write the grid to for TensorBoard, as the image `samples`.
 
     Raises:
-        ValueError: an argument does not fit; when training begins, if labels are missing.
+        ValueError: an argument does not fit; when training begins, if labels are missing or the
+            generator makes no pictures.
         TypeError: when training begins, if the trainer has no `generate`.
     """
 
@@ -62,8 +63,10 @@ class SampleImages(DescribedCallback):
         super().__init__()
         if every != "epoch" and not (isinstance(every, Integral) and every > 0):
             raise ValueError(f"every is {every!r}: expected 'epoch' or a number of steps.")
+        if not (isinstance(grid, (tuple, list)) and len(grid) == 2 and min(grid) > 0):
+            raise ValueError(f"grid is {grid!r}: expected rows and columns, such as (4, 8).")
         rows, columns = grid
-        if labels is not None and len(labels) != rows * columns:
+        if labels is not None and not _is_one_for_each(labels, rows * columns):
             raise ValueError(
                 f"There are {len(labels)} labels for {rows} by {columns} images: give one for each."
             )
@@ -89,6 +92,13 @@ class SampleImages(DescribedCallback):
         if getattr(trainer, "takes_labels", False) and self.labels is None:
             raise ValueError(
                 "SampleImages needs labels=..., one for each image, as the generator takes labels."
+            )
+        shape = getattr(getattr(trainer, "generator", None), "output_shape", None)
+        if isinstance(shape, tuple) and len(shape) not in (3, 4):
+            raise ValueError(
+                "SampleImages needs images of shape (height, width) or (height, width, channels), "
+                f"but the generator makes {shape[1:]}: end it in keras.layers.Reshape, or write a "
+                "callback that calls trainer.generate."
             )
         self._trainer = trainer
 
@@ -136,3 +146,11 @@ class SampleImages(DescribedCallback):
         if self._writer is not None:
             with self._writer.as_default():
                 tf.summary.image("samples", pixels[None], step=number)
+
+
+def _is_one_for_each(labels: Any, count: int) -> bool:
+    """Returns whether there are `count` labels, or so many of each kind."""
+    if len(labels) == count:
+        return True
+    kinds = labels.values() if isinstance(labels, dict) else labels
+    return all(hasattr(kind, "__len__") and len(kind) == count for kind in kinds)
