@@ -46,19 +46,24 @@ def to_generate(generator: keras.Model, n: int, labels: Any) -> Any:
 
 
 def images_and_labels(
-    data: Batch, generator: keras.Model, discriminator: keras.Model, dtype: str, uses_labels: bool
+    data: Batch,
+    generator: keras.Model,
+    discriminator: keras.Model,
+    made: keras.KerasTensor,
+    uses_labels: bool,
 ) -> tuple[tf.Tensor, Any]:
-    """Returns the images of a batch as numbers of type `dtype`, and the labels.
+    """Returns the images of a batch as the generator makes them, and the labels.
 
     Args:
         data: images, (images, labels), or a dict of them by name.
         generator: the generator.
         discriminator: the discriminator.
-        dtype: the type of the images.
+        made: what the generator makes.
         uses_labels: whether networks or losses use labels.
 
     Raises:
-        ValueError: the data are something else than images, with labels just where they are used.
+        ValueError: the data are something else than images of the generator's shape, with labels
+            just where they are used.
     """
     x, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
     images = image_part(x, discriminator)
@@ -76,7 +81,23 @@ def images_and_labels(
             "an input for labels."
         )
     _check_labels(generator, labels)
-    return tf.cast(images, dtype), labels
+    return _like(images, made), labels
+
+
+def _like(images: tf.Tensor, made: keras.KerasTensor) -> tf.Tensor:
+    """Returns images as numbers of the type, and of the shape, of what the generator makes."""
+    expected = tf.TensorShape(made.shape)
+    if images.shape == expected[1:]:
+        raise ValueError(
+            f"Images come one by one, in the shape {images.shape}, but the generator makes batches "
+            f"of them, {expected}: call dataset.batch(batch_size)."
+        )
+    if not images.shape.is_compatible_with(expected):
+        raise ValueError(
+            f"Images have the shape {images.shape}, but the generator makes {expected}: reshape "
+            "the data, or let the generator make such images."
+        )
+    return tf.ensure_shape(tf.cast(images, made.dtype), expected)
 
 
 def image_part(x: Any, discriminator: keras.Model) -> Any:

@@ -360,10 +360,6 @@ class GANTrainer(CustomTrainer):
         super().reset_metrics()
         self._evaluation_seeds.state.assign([self.seed + 1, 0])
 
-    def known_inputs(self, mode: Mode) -> list[keras.KerasTensor] | None:
-        """Returns the images that the generator makes, where the step of `mode` takes such."""
-        return [self._made] if self._takes_images(mode) else super().known_inputs(mode)
-
     def _check_arrays(self, x: Any, y: Any) -> None:
         if self._takes_images("train"):
             gan_data.arrays(gan_data.image_part(x, self.discriminator), self.value_range)
@@ -423,7 +419,7 @@ class GANTrainer(CustomTrainer):
             or any(_takes_labels(loss) for loss in losses)
         )
         networks = (self.generator, self.discriminator)
-        return gan_data.images_and_labels(data, *networks, self._made.dtype, uses_labels)
+        return gan_data.images_and_labels(data, *networks, self._made, uses_labels)
 
     def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if isinstance(self.loss, keras.losses.Loss):
