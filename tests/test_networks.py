@@ -340,7 +340,7 @@ def test_the_steps_of_several_optimizers_are_those_of_the_first():
 
 def test_networks_without_optimizers_are_told_before_training():
     trainer = ThreeLosses(Networks(three_networks(), seed=1))
-    with pytest.raises(ValueError, match="The networks have no optimizers: give CustomTrainer opt"):
+    with pytest.raises(KeyError, match="'critic' has no optimizer: give CustomTrainer optimizer="):
         trainer.fit(batches(), verbose=0)
 
 

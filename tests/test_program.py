@@ -23,7 +23,10 @@ from trainer import CustomTrainer
 from trainer import program as programs
 from trainer.feeds import Feed, open_feed
 from trainer.program import PredictProgram, Program
+from trainer.progress import Progress, ProgressInSteps
 from trainer.replicas import Replicas
+from trainer.step_context import StepContext
+from trainer.step_means import StepMeans
 
 BATCH = 4
 ROWS = 22  # five batches and an odd one
@@ -89,9 +92,14 @@ def reraise(error: Exception, batch: Any) -> NoReturn:
     raise error
 
 
-def program_of(step: Callable, kind: type[Program] = Program, **how: Any) -> Program:
+def program_of(
+    step: Callable, kind: type[Program] = Program, run_eagerly: bool = False, **how: Any
+) -> Program:
     replicas = Replicas(tf.distribute.get_strategy())
-    return kind(step, **{"replicas": replicas, "explain": reraise, **how})
+    trainer = CustomTrainer(keras.Sequential([keras.Input((4,))]), run_eagerly=run_eagerly)
+    progress = ProgressInSteps(Progress)
+    context = StepContext(trainer, "train", progress, assigned=list, means=StepMeans(list))
+    return kind(step, **{"replicas": replicas, "explain": reraise, "context": context, **how})
 
 
 class Recurrence:

@@ -20,6 +20,7 @@ from tests.helpers.ways import WAYS, as_validation
 from trainer import CustomTrainer
 from trainer.feeds import open_feed
 from trainer.programs import Programs
+from trainer.progress import Progress, ProgressInSteps
 from trainer.xla import Choice, choose
 
 pytestmark = pytest.mark.xdist_group("xla")  # it takes 100 MB of a process, once
@@ -210,11 +211,15 @@ class OwnLoss(CustomTrainer):
 X, Y = numbers(50, 4), numbers(50, 1, seed=1)
 
 
+def programs_of(trainer: CustomTrainer, asked: Any) -> Programs:
+    return Programs(trainer, asked, ProgressInSteps(Progress))
+
+
 def chosen(
     trainer: CustomTrainer, mode: str = "train", x: Any = X, asked: Any = "auto", **how: Any
 ) -> Choice:
     with contextlib.closing(open_feed(x, **how)) as feed:
-        return Programs(trainer, asked).choose_xla(mode, feed, MANY)
+        return programs_of(trainer, asked).choose_xla(mode, feed, MANY)
 
 
 @pytest.mark.parametrize("mode", ["train", "test"])
@@ -265,7 +270,7 @@ def test_only_what_is_cut_out_of_arrays_is_compiled(give, why):
 
 
 def test_single_batches_are_not_compiled():
-    programs = Programs(CustomTrainer(compiled(mlp())), "auto")
+    programs = programs_of(CustomTrainer(compiled(mlp())), "auto")
     assert programs.choose_xla("train") == Choice(False, False, "a single batch")
 
 
@@ -289,7 +294,7 @@ def test_a_step_of_ones_own_is_compiled_only_where_that_is_asked_for(make, metho
 def test_a_model_compiled_again_is_asked_again():
     model = compiled(mlp())
     trainer = CustomTrainer(model)
-    programs = Programs(trainer, True)
+    programs = programs_of(trainer, True)
     with contextlib.closing(open_feed(X, Y)) as feed:
         assert programs.choose_xla("train", feed, MANY).steps
         model.compile("sgd", "mse", jit_compile=False)

@@ -148,8 +148,11 @@ def _hint_for_single_rows(text: str, x: Any, inputs: Any) -> str | None:
     for leaf, symbol in zip(leaves, symbols, strict=True):
         came = tf.TensorShape(getattr(leaf, "shape", None))
         expected = tf.TensorShape(symbol.shape)
-        # A batch of single numbers may have the shape (1,), to which Keras adds an axis.
-        if came.is_fully_defined() and came not in ([], [1]) and came == expected[1:]:
+        if came.rank is None or came.rank != len(expected) - 1 or came.rank == 0:
+            continue
+        # To a batch of numbers, of shape (rows,), Keras adds an axis of one.
+        is_widened = expected[-1] == 1 and not (came.rank > 1 and came.is_fully_defined())
+        if came.is_compatible_with(expected[1:]) and not is_widened:
             return (
                 f"x comes in single rows of shape {came}, but the model takes batches of them, "
                 f"{expected}: call dataset.batch(batch_size), or give a single row as x[None]."

@@ -32,7 +32,7 @@ _G_OPTIMIZER = {
 }
 _BINARY_CROSSENTROPY = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
 # The model itself, and draws that are no part of the training.
-_NOT_ATTACHED = ("model", "_evaluation_seeds", "_generation_seeds", "_seeds_now")
+_NOT_ATTACHED = ("model", "_compiled", "_evaluation_seeds", "_generation_seeds", "_seeds_now")
 _SETTINGS = ("run_eagerly", "jit_compile", "steps_per_execution")
 
 

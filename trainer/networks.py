@@ -327,6 +327,14 @@ def bound_form(network: str, callback: str) -> str:
     return f"trainer.callbacks.ForNetwork({network!r}, {callback})"
 
 
+def missing_optimizer(network: str) -> str:
+    """Returns the sentence for a network that is to be trained and has no optimizer."""
+    return (
+        f"The network {network!r} has no optimizer: give CustomTrainer "
+        f"optimizer={{{network!r}: keras.optimizers.Adam(), ...}}, one for each to train."
+    )
+
+
 def trained_networks(model: keras.Model) -> Iterator[tuple[keras.Model, keras.Optimizer]]:
     """Yields each network of `model` that has an optimizer, and the optimizer."""
     if isinstance(model, Networks):

@@ -43,7 +43,6 @@ class Program:
         jit_compile: whether XLA compiles the step, wherever its batches come from.
         results: tells, in the graph, what the last step returned, where that is left in variables:
             the steps before it then need not compute what nobody reads.
-        means: means of what the step returns, which the step updates.
         explain: given an error of the step and the batch or its spec, adds to it what a user needs.
         context: what the step depends on besides its batch.
 
@@ -51,7 +50,6 @@ class Program:
         pace: how many steps a call may have to be a short one.
         returns_results: whether `results` was given.
         gathers: whether groups have one step, as replicas gather in it what they exchange.
-        means: means of what the step returns over an epoch.
         done: how many steps the last call of `run` had, also if something ended it.
     """
 
@@ -64,7 +62,6 @@ class Program:
         replicas: Replicas,
         jit_compile: bool = False,
         results: Callable[[], Any] | None = None,
-        means: StepMeans,
         explain: Callable[[Exception, Any], None],
         context: StepContext,
     ):
@@ -85,7 +82,6 @@ class Program:
             return outputs
 
         self.pace = Pace()
-        self.means = means
         self._context = context
         self._explain = explain
         self._replicas = replicas
@@ -141,6 +137,11 @@ class Program:
     def gave_up_xla(self) -> bool:
         """Whether XLA was to compile the step, and could not."""
         return self._xla_gave_up
+
+    @property
+    def means(self) -> StepMeans:
+        """Means over an epoch of what the step returns, where that is not Keras's."""
+        return self._context.means
 
     @property
     def seen(self) -> int:

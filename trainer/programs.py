@@ -15,13 +15,13 @@ from trainer import checks, replica_checks, xla
 from trainer.algorithm import Algorithm, calls_as_built, has_own_step, overrides
 from trainer.building import build_by_step, build_state
 from trainer.compiling import compile_mark
-from trainer.errors import explain
+from trainer.errors import add_note, explain
 from trainer.feeds import Feed, rows_at_hand
-from trainer.networks import build_optimizers, trained_networks
+from trainer.networks import Networks, build_optimizers, missing_optimizer, trained_networks
 from trainer.program import PredictProgram, Program
 from trainer.progress import ProgressInSteps
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
-from trainer.step_context import StepContext
+from trainer.step_context import StepContext, has_means
 from trainer.step_means import StepMeans
 from trainer.sums import read_at_once
 from trainer.watching import Mode
@@ -173,27 +173,32 @@ class Programs:
         checks.compiles_no_steps(model, mode)
         made_by = (compile_mark(model), choice.steps)
         if mode not in self._programs or self._programs[mode][0] != made_by:
-            known_inputs = self._algorithm.known_inputs
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),
                 replicas=self._replicas(mode),
                 jit_compile=choice.steps,
                 results=self._metric_results if self._returns_results(mode) else None,
-                explain=lambda error, batch: explain(
-                    error, known_inputs(mode), rows_at_hand(batch)
-                ),
-                means=self._means[mode],
+                explain=functools.partial(self._explain, mode),
                 context=StepContext(
                     self._algorithm,
                     mode,
                     self._progress,
                     self._assigned(mode),
-                    self._means[mode] if self._has_means(mode) else None,
+                    self._means[mode],
                 ),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
+
+    def _explain(self, mode: Mode, error: Exception, batch: Any) -> None:
+        """Adds to an error of the step of `mode` what its batch was, and how to mend it."""
+        model = self._algorithm.model
+        is_of_networks = isinstance(error, KeyError) and isinstance(model, Networks)
+        for network in error.args if is_of_networks else ():
+            if network in model.networks and network not in model.optimizers:
+                add_note(error, missing_optimizer(network))
+        explain(error, self._algorithm.known_inputs(mode), rows_at_hand(batch))
 
     def _replicas(self, mode: Mode) -> Replicas:
         """Returns what runs the step of `mode` on the replicas that there are."""
@@ -255,15 +260,11 @@ class Programs:
 
         def checked_step(batch: Any) -> Any:
             batch = _with_rank(batch, algorithm.known_inputs(mode))
-            if self._has_means(mode):
+            if has_means(algorithm, mode):
                 return means.run(step, name, batch)
             return step(batch) if mode == "predict" else checks.logs(step(batch), name)
 
         return checked_step
-
-    def _has_means(self, mode: Mode) -> bool:
-        """Returns whether means are kept of what the step of `mode` returns."""
-        return mode != "predict" and has_own_step(self._algorithm, mode)
 
     def _returns_results(self, mode: Mode) -> bool:
         """Returns whether the step of `mode` is Keras's, which returns the metrics' results."""

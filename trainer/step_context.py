@@ -9,13 +9,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.algorithm import Algorithm
+from trainer.algorithm import Algorithm, has_own_step
 from trainer.compiling import compile_mark
 from trainer.progress import ProgressInSteps
 from trainer.rollback import Rollback
 from trainer.step_attributes import StepAttributes
 from trainer.step_means import StepMeans
 from trainer.watching import Mode
+
+
+def has_means(algorithm: Algorithm, mode: Mode) -> bool:
+    """Returns whether means are kept of what the step of `mode` returns."""
+    return mode != "predict" and has_own_step(algorithm, mode)
 
 
 class StepContext:
@@ -29,7 +34,10 @@ class StepContext:
         mode: whose step it is.
         progress: how far training has come, for steps to read.
         assigned: returns what the forward pass of a step assigns.
-        means: means of what a step returns, `None` where the step is Keras's.
+        means: means of what a step returns, for one that is not Keras's.
+
+    Attributes:
+        means: as given.
     """
 
     def __init__(
@@ -38,12 +46,13 @@ class StepContext:
         mode: Mode,
         progress: ProgressInSteps,
         assigned: Callable[[], list[keras.Variable]],
-        means: StepMeans | None,
+        means: StepMeans,
     ):
         self._model = algorithm.model
         self._mode = mode
         self._progress = progress
-        self._means = means
+        self.means = means
+        self._has_means = has_means(algorithm, mode)
         self._attributes = StepAttributes(algorithm)
         self._rollback = Rollback(assigned, algorithm.model.distribute_strategy)
         self._marks: tuple = ()
@@ -71,7 +80,7 @@ class StepContext:
     @contextlib.contextmanager
     def replicas(self) -> Iterator[None]:
         """Goes around the step on all replicas."""
-        with self._means.observing() if self._means else contextlib.nullcontext():
+        with self.means.observing() if self._has_means else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager
