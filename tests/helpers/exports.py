@@ -95,7 +95,6 @@ CALLBACKS: dict[str, Callable[[keras.Model], keras.callbacks.Callback]] = {
     "RemoteMonitor": lambda _: callbacks.RemoteMonitor("http://127.0.0.1:9"),  # nobody listens
     "SwapEMAWeights": lambda _: callbacks.SwapEMAWeights(swap_on_epoch=True),
 }
-NO_CALLBACKS: dict[str, str] = {}
 LIBRARIES = {"OrbaxCheckpoint": "orbax.checkpoint", "RemoteMonitor": "requests"}
 
 
