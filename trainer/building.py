@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from trainer.algorithm import Algorithm
-from trainer.networks import build_optimizers
+from trainer.networks import build_optimizer, build_optimizers
 from trainer.noting import noting_changed
 
 
@@ -39,8 +39,7 @@ def build_by_step(algorithm: Algorithm, step: Callable[[Any], Any], batch_spec: 
         _call_on_symbols(algorithm.model, step, (batch_spec,))
     with algorithm.model.distribute_strategy.scope():
         for optimizer, variables in changed:
-            if not optimizer.built:
-                optimizer.build(variables)
+            build_optimizer(optimizer, variables)
         build_optimizers(algorithm.model)
 
 

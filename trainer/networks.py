@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from trainer.attached import Attached, variable_id
 from trainer.progress import Progress
@@ -364,10 +366,27 @@ def single_optimizers(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
 
 
 def build_optimizers(model: keras.Model) -> None:
-    """Makes the variables of optimizers whose network has its weights."""
+    """Makes the variables of optimizers whose network has its weights, as Keras's `fit` does.
+
+    Under a strategy, or with steps that run eagerly, Keras makes them eagerly. Else the first step
+    makes them while it is traced, which leaves out what an optimizer then assigns to them.
+    """
+    is_traced = not (model.run_eagerly or tf.distribute.has_strategy())
     for network, optimizer in trained_networks(model):
         if network.built and not optimizer.built:
-            optimizer.build(network.trainable_variables)
+            make = functools.partial(build_optimizer, optimizer, network.trainable_variables)
+            tf.function(make, autograph=False)() if is_traced else make()
+
+
+def build_optimizer(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> None:
+    """Makes the variables of an optimizer that has none yet, with their names in a step."""
+    if optimizer.built:
+        return
+    if hasattr(optimizer, "optimizers"):  # which have names
+        optimizer.build(variables)
+        return
+    with keras.name_scope(optimizer.name, caller=optimizer):
+        optimizer.build(variables)
 
 
 def _made(identifier: Any, network: keras.Model) -> keras.Optimizer:

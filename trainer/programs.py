@@ -135,10 +135,7 @@ class Programs:
         """Makes the variables of Keras's own training step, which TensorFlow else traces twice."""
         model = self._algorithm.model
         steps_are_plain = self._returns_results("train") and self._returns_results("test")
-        # A loss scale's inner optimizer has other variable names when it is built outside a step.
-        optimizer = getattr(model, "optimizer", None)
-        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        if feed.is_in_graph and steps_are_plain and not is_scaled and not model.run_eagerly:
+        if feed.is_in_graph and steps_are_plain and not model.run_eagerly:
             with contextlib.suppress(Exception):  # the step will say it better
                 self._build(*self._makes_variables(feed))
 

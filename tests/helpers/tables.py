@@ -30,6 +30,6 @@ def each(table: dict[str, Any], default: Collection[str] | None = None) -> dict[
     }
 
 
-def names_of(table: Collection[str], default: Collection[str]) -> list[Any]:
-    """Returns the names in a table; those that are not in `default` are exhaustive."""
+def names_of(table: Collection[str], default: Collection[str] | None) -> list[Any]:
+    """Returns the names in a table; those not in `default`, if it is given, are exhaustive."""
     return each({name: name for name in table}, default)["argvalues"]
