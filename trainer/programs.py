@@ -20,6 +20,7 @@ from trainer.networks import build_optimizers, trained_networks
 from trainer.program import PredictProgram, Program
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.sums import read_at_once
+from trainer.traced_shapes import keras_traces_batches
 from trainer.watching import Mode
 
 
@@ -162,9 +163,17 @@ class Programs:
                 explain=lambda error, batch: raise_clearer(
                     error, known_inputs(mode), rows_at_hand(batch)
                 ),
+                knows_batches=self._knows_batches(mode),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
+
+    def _knows_batches(self, mode: Mode) -> bool:
+        """Returns whether Keras traces the step of `mode` for the shapes of batches."""
+        model = self._algorithm.model
+        takes_one = model.steps_per_execution == 1 and not model.run_eagerly
+        is_alone = model.distribute_strategy.num_replicas_in_sync == 1
+        return mode != "predict" and takes_one and is_alone and keras_traces_batches()
 
     def _replicas(self, mode: Mode) -> Replicas:
         """Returns what runs the step of `mode` on the replicas that there are."""
