@@ -22,6 +22,7 @@ from tests.helpers.tables import each
 from tests.helpers.ways import as_arrays, as_infinite_generator, dataset_of
 from trainer import CustomTrainer, program
 from trainer.pace import Pace
+from trainer.traced_shapes import keras_traces_batches
 
 callbacks = keras.callbacks
 Callback = keras.callbacks.Callback
@@ -238,6 +239,8 @@ def test_first_steps_that_go_alone_change_no_number(case, then, monkeypatch):
     ours = fitted(trainer, as_arrays(ODD), [shows], CASES[case].array_budget)
     assert_same(ours, fitted_by_keras(case, "odd"))
     ends = [batch for _, batch, _ in shows.of("on_train_batch_end")]
+    if keras_traces_batches():  # an odd batch has a trace of its own
+        then = [STEPS - 2, STEPS - 1] * 2
     assert ends == [*range(25), *then]
 
 

@@ -27,6 +27,7 @@ from trainer.progress import Progress, ProgressInSteps
 from trainer.replicas import Replicas
 from trainer.step_context import StepContext
 from trainer.step_means import StepMeans
+from trainer.traced_shapes import keras_traces_batches
 
 BATCH = 4
 ROWS = 22  # five batches and an odd one
@@ -424,9 +425,14 @@ class CountsTraces(CustomTrainer):
 def test_a_second_fit_on_data_of_the_same_shapes_traces_nothing(kind, steps_per_execution):
     trainer = CountsTraces(compiled(mlp(), metrics=None), steps_per_execution=steps_per_execution)
     watching = keras.callbacks.EarlyStopping("loss")
+    # Where Keras traces for batches, an odd last one is a second trace, once.
+    most = 2 if keras_traces_batches() and steps_per_execution == 1 else 1
+    traces = []
     for _ in range(3):
         trainer.fit(**kind.give(ROWS), verbose=0, callbacks=[watching])
-        assert trainer.traces == 1
+        traces.append(trainer.traces)
+    assert traces[0] in range(1, most + 1)
+    assert traces == traces[:1] * 3
 
 
 def test_an_eager_step_is_run_as_plain_python_each_time():

@@ -27,6 +27,7 @@ from trainer.pace import Pace
 from trainer.replicas import Replicas
 from trainer.step_context import StepContext
 from trainer.step_means import StepMeans
+from trainer.traced_shapes import TracedShapes, exact_spec
 
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
@@ -45,9 +46,11 @@ class Program:
             the steps before it then need not compute what nobody reads.
         explain: given an error of the step and the batch or its spec, adds to it what a user needs.
         context: what the step depends on besides its batch.
+        knows_batches: whether the step is traced for the shapes of batches, not those of the data.
 
     Attributes:
         pace: how many steps a call may have to be a short one.
+        shapes: the shapes that the step is traced for.
         returns_results: whether `results` was given.
         gathers: whether groups have one step, as replicas gather in it what they exchange.
         done: how many steps the last call of `run` had, also if something ended it.
@@ -64,6 +67,7 @@ class Program:
         results: Callable[[], Any] | None = None,
         explain: Callable[[Exception, Any], None],
         context: StepContext,
+        knows_batches: bool = False,
     ):
         @_graph_as_written
         def explained_step(batch: Batch) -> Any:
@@ -83,6 +87,7 @@ class Program:
 
         self.pace = Pace()
         self._context = context
+        self.shapes = TracedShapes(knows_batches)
         self._explain = explain
         self._replicas = replicas
         self._replicated_step = replicated_step
@@ -125,7 +130,8 @@ class Program:
             raise StopIteration
         # Whether XLA takes the step is tried on a batch that can be run again without it.
         tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
-        if self._run_eagerly or not feed.is_in_graph or tries_xla:
+        from_python = self._run_eagerly or not feed.is_in_graph or self._goes_singly(feed)
+        if from_python or tries_xla:
             outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
         if self._goes_alone(feed, k, under_xla):
@@ -162,7 +168,7 @@ class Program:
         return self._on_batch(batch)
 
     def _on_batch(self, batch: Batch) -> Any:
-        return self._replicas.merged_now(self._run_step(lambda: self._step, batch))
+        return self._replicas.merged_now(self._run_step(lambda: self._step_on(batch), batch))
 
     def run_eagerly_on(self, batch: Batch) -> Any:
         """Runs one step on `batch` as plain Python, for a debugger; returns its outputs."""
@@ -239,6 +245,27 @@ class Program:
             self._steps_by_rows[rows] = self._compiled_step()
         return self._steps_by_rows[rows]
 
+    def _step_on(self, batch: Batch) -> Callable:
+        """Returns the compiled step for a batch that is there."""
+        if not self.shapes.knows_batches:
+            return self._step
+        self._trace(exact_spec(batch))
+        return self._step_for(self.shapes.traced(exact_spec(batch)))
+
+    def _goes_singly(self, feed: Feed) -> bool:
+        """Returns whether each batch has to be there to find the trace that is for its shapes."""
+        return self._varies(feed) and feed.position >= feed.full_steps
+
+    def _varies(self, feed: Feed) -> bool:
+        return self.shapes.knows_batches and self.shapes.vary(feed.window(1).source.spec())
+
+    def _spec_in_graph(self, source: Source, first: tf.Tensor) -> Any:
+        """Returns the `tf.TypeSpec` of the batches that a group takes from `source`."""
+        spec = source.spec()
+        if not self.shapes.vary(spec):
+            return spec
+        return exact_spec(source.batch(source.look(first, tf.constant(True))))  # all are full
+
     def _gives_up_xla(self, error: tf.errors.OpError) -> bool:
         """Does without XLA from here on, if `error` says that it cannot compile the step."""
         if self._xla_gave_up or not xla.cannot_compile(error):
@@ -268,8 +295,9 @@ class Program:
         self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool
     ) -> Ran:
         under_xla = (under_xla or self._jit_compile) and not self._xla_gave_up
-        window = feed.full_window(k) if under_xla and self.groups_suit_xla else None
-        under_xla = window is not None
+        takes_full = (under_xla and self.groups_suit_xla) or self._varies(feed)
+        window = feed.full_window(k) if takes_full else None
+        under_xla = under_xla and window is not None
         collector = self._collector(each, under_xla)
         if self._replicas.gather(lambda: self._trace(feed.window(1).source.spec())):
             k, self.gathers = 1, True
@@ -322,8 +350,9 @@ class Program:
         k: tf.Tensor,
     ) -> tuple[tf.Tensor, Any]:
         """Takes steps while there are batches, up to `k`; returns how many, and what to keep."""
-        compiled_step = self._step_for(source.spec())
-        spec = self._outputs_of(source.spec())
+        batch_spec = self._spec_in_graph(source, first)
+        compiled_step = self._step_for(self.shapes.traced(batch_spec))
+        spec = self._outputs_of(batch_spec)
         merges = collector is not self._last  # which does so after the loop
 
         def step(done: tf.Tensor, seen: Any, collected: Any) -> tuple:
@@ -362,7 +391,9 @@ class Program:
         """Returns the outputs of a step on the next batch of arrays."""
         source, first, _ = feed.window(1)
         seen = source.look(tf.constant(first, tf.int64), tf.constant(True))
-        outputs = self._run_step(lambda: self._trace(source.spec()), source.batch(seen))
+        batch = source.batch(seen)
+        spec = exact_spec(batch) if self.shapes.knows_batches else source.spec()
+        outputs = self._run_step(lambda: self._trace(spec), batch)
         self.done = 1
         feed.position += 1
         self._alone += 1
@@ -373,7 +404,7 @@ class Program:
         outputs = []
         with contextlib.suppress(StopIteration):
             while len(outputs) < k and not (until and outputs and until(outputs[-1])):
-                if not self._run_eagerly and feed.position == 0:
+                if not (self._run_eagerly or self.shapes.knows_batches) and feed.position == 0:
                     # Open to any number of rows from the start: an odd last batch is no new trace.
                     self._outputs_of(feed.batch_spec())
                 outputs.append(self._on_batch(feed.next()))
@@ -387,6 +418,7 @@ class Program:
 
     def _trace(self, batch_spec: Any) -> Callable:
         """Returns the step's trace for batches of `batch_spec`, known from the last time."""
+        batch_spec = self.shapes.traced(batch_spec)
         key = tuple(keras.tree.flatten_with_path(batch_spec))
         if key not in self._traces:
             self._traces[key] = self._step_for(batch_spec).get_concrete_function(batch_spec)

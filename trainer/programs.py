@@ -24,6 +24,7 @@ from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows,
 from trainer.step_context import StepContext, has_means
 from trainer.step_means import StepMeans
 from trainer.sums import read_at_once
+from trainer.traced_shapes import keras_traces_batches
 from trainer.watching import Mode
 
 
@@ -184,6 +185,7 @@ class Programs:
                     self._assigned(mode),
                     self._means[mode],
                 ),
+                knows_batches=self._knows_batches(mode),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]
@@ -196,6 +198,13 @@ class Programs:
             if network in model.networks and network not in model.optimizers:
                 add_note(error, missing_optimizer(network))
         explain(error, self._algorithm.known_inputs(mode), rows_at_hand(batch))
+
+    def _knows_batches(self, mode: Mode) -> bool:
+        """Returns whether Keras traces the step of `mode` for the shapes of batches."""
+        model = self._algorithm.model
+        takes_one = model.steps_per_execution == 1 and not model.run_eagerly
+        is_alone = model.distribute_strategy.num_replicas_in_sync == 1
+        return mode != "predict" and takes_one and is_alone and keras_traces_batches()
 
     def _replicas(self, mode: Mode) -> Replicas:
         """Returns what runs the step of `mode` on the replicas that there are."""

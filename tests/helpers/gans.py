@@ -13,6 +13,7 @@ from tests.helpers.data import numbers
 from tests.helpers.models import seeded, variables_of
 from tests.helpers.shared import shared
 from trainer import GANTrainer
+from trainer.traced_shapes import keras_traces_batches
 
 LATENT = 8
 BATCH = 8
@@ -158,10 +159,11 @@ class ByHand:
 
     Args:
         steps: updates of the discriminator for one of the generator.
-        any_rows: whether the step is traced for any number of rows, as one over a dataset is.
+        any_rows: whether the step is traced for any number of rows, as one over a dataset is
+            where Keras does not take the batch out of it first.
     """
 
-    def __init__(self, steps: int = 1, any_rows: bool = True):
+    def __init__(self, steps: int = 1, any_rows: bool | None = None):
         self.generator, self.discriminator = seeded(networks_of_a_gan)
         self.d_optimizer = keras.optimizers.Adam(3e-4)
         self.g_optimizer = keras.optimizers.Adam(4e-4)
@@ -169,6 +171,8 @@ class ByHand:
         self.g_optimizer.build(self.generator.trainable_variables)
         self.seeds = keras.random.SeedGenerator(1)
         self.steps = steps
+        if any_rows is None:  # not at the import, which is to start no device
+            any_rows = not keras_traces_batches()
         signature = [tf.TensorSpec((None, *IMAGE), tf.float32), tf.TensorSpec((), tf.float32)]
         self.step = tf.function(
             self._step,

@@ -37,8 +37,10 @@ class TrainingState:
         self._algorithm = AlgorithmState(algorithm, progress, lambda: run.program.variables)
         self._callbacks = CallbackStates(run.hooks.callbacks)
         self._feeds = {"data": run.feed}
+        self._shapes = {"data": run.program.shapes}
         if validation is not None:
             self._feeds["validation data"] = validation.feed
+            self._shapes["validation data"] = validation.program.shapes
         self._described = {name: _described(feed) for name, feed in self._feeds.items()}
         self._described["data"]["steps an epoch"] = run.steps
 
@@ -63,6 +65,7 @@ class TrainingState:
             "feeds": {
                 name: encoded(feed.state(), arrays, name) for name, feed in self._feeds.items()
             },
+            "first shapes": {name: shapes.first for name, shapes in self._shapes.items()},
             "callbacks": self._callbacks.taken(arrays),
         }
         return Contents({**facts, "training": training}, arrays)
@@ -94,6 +97,8 @@ class TrainingState:
                 if self._tells:
                     _tell_of_running_forward(name, feed, state)
                 feed.restore(state)
+                first = training.get("first shapes", {}).get(name, {})
+                self._shapes[name].first = {k: tuple(map(tuple, v)) for k, v in first.items()}
 
         logs = decoded(training["logs"], arrays)
         return Resumed(Place(training["epoch"], training["step"], logs), put_back)
