@@ -273,10 +273,17 @@ def test_single_rows_are_told_by_a_note_to_keras_error():
     assert any("call dataset.batch(batch_size)" in note for note in caught.value.__notes__)
 
 
+def test_targets_that_are_missing_are_told_by_a_note_to_keras_error():
+    with pytest.raises(ValueError, match="None values not supported") as caught:
+        CustomTrainer(dense()).fit(X, verbose=0)
+    assert any("has no y: give y" in note for note in caught.value.__notes__)
+
+
 VALIDATION_MISTAKES = {
     "x alone": (lambda: X, ValueError),
     "another width": (lambda: (X[:, :5], Y), ValueError),
     "labels outside the classes": (lambda: (X, Y + 1), ValueError),
+    "labels of strings": (lambda: (X, np.where(Y > 0, "cat", "dog")), ValueError),
     "another width, dataset": (lambda: dataset(X[:, :5]), ValueError),
 }
 

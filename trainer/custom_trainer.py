@@ -272,6 +272,7 @@ class CustomTrainer(Algorithm):
         own_evaluate = self._own_evaluate()
         held_out = contextlib.nullcontext((None, None))
         if validation_data is not None and own_evaluate is None:
+            checks.no_strings(self, "test", val_data[1])
             if evaluations and validation_steps is None and is_plain(self, "test"):
                 check_labels(self.model, val_data[1])
             held_out = self._opened(

@@ -63,6 +63,7 @@ def explain(error: Exception, inputs: Any, batch: Any) -> None:
         _hint_for_label(text),
         _hint_for_name(text),
         _hint_for_missing_loss(text),
+        _hint_for_missing_y(text, batch),
         _hint_for_range(text),
         _hint_for_strings(text, batch),
         _hint_for_single_rows(text, x, inputs),
@@ -107,6 +108,14 @@ def _hint_for_missing_loss(text: str) -> str | None:
         "The model is compiled without a loss and adds none by add_loss: give CustomTrainer a "
         "loss, such as loss='mse', or override compute_loss."
     )
+
+
+def _hint_for_missing_y(text: str, batch: Any) -> str | None:
+    if "None values not supported" not in text:
+        return None
+    if keras.utils.unpack_x_y_sample_weight(batch)[1] is not None:
+        return None
+    return "The batch has no y: give y, or data that yield (x, y), where the loss takes targets."
 
 
 def _hint_for_range(text: str) -> str | None:

@@ -34,39 +34,43 @@ class ProgressInSteps:
 
     def __init__(self, progress: Callable[[], Progress]):
         self._progress = progress
-        self._step: tf.Variable | None = None
-        self._epoch: tf.Variable | None = None
+        self._variables: dict[str, tf.Variable] = {}
+        self._is_read = False
 
     @property
     def own_variables(self) -> list[tf.Variable]:
         """The variables that steps read."""
-        return [variable for variable in (self._step, self._epoch) if variable is not None]
+        return list(self._variables.values())
 
     def step(self) -> tf.Tensor:
         """Returns the steps taken before this one, int64."""
-        if self._step is None:
-            self._step = _counter(self._progress().step)
-        return tf.convert_to_tensor(self._step)
+        return self._read("step")
 
     def epoch(self) -> tf.Tensor:
         """Returns the epochs trained, int64."""
-        if self._epoch is None:
-            self._epoch = _counter(self._progress().epoch)
-        return tf.convert_to_tensor(self._epoch)
+        return self._read("epoch")
 
     def prepare(self) -> None:
-        """Sets what steps read to how far training has come; to be called outside of a graph."""
-        if self._step is not None:
-            self._step.assign(self._progress().step)
-        if self._epoch is not None:
-            self._epoch.assign(self._progress().epoch)
+        """Sets what steps read to how far training has come; to be called before a step."""
+        if not self._variables:  # which a trace may make only where it is the first one
+            names = ("step", "epoch")
+            self._variables = {n: tf.Variable(0, dtype=tf.int64, trainable=False) for n in names}
+        if self._is_read:
+            self._set()
 
     def count(self) -> None:
         """Counts a step, in the graph."""
-        if self._step is not None:
-            self._step.assign_add(1)
+        if self._is_read:
+            self._variables["step"].assign_add(1)
 
+    def _read(self, name: str) -> tf.Tensor:
+        if not self._is_read:
+            self._is_read = True
+            with tf.init_scope():
+                self._set()
+        return tf.convert_to_tensor(self._variables[name])
 
-def _counter(value: int) -> tf.Variable:
-    with tf.init_scope():
-        return tf.Variable(value, trainable=False, dtype=tf.int64)
+    def _set(self) -> None:
+        progress = self._progress()
+        self._variables["step"].assign(progress.step)
+        self._variables["epoch"].assign(progress.epoch)

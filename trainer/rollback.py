@@ -37,14 +37,19 @@ class Rollback:
         ]
         return [*copies, self._is_under_way] if self._copies else []
 
-    def prepare(self) -> None:
-        """Makes a copy for each variable that has none yet; to be called outside of a graph."""
+    def prepare(self) -> bool:
+        """Makes a copy for each variable that has none yet, before a step is traced.
+
+        Returns:
+            Whether there were such.
+        """
         known = {id(variable) for variable, _ in self._copies}
         for variable in self._variables():
             if id(variable.value) not in known:
                 self._copies.append((variable.value, self._copy_of(variable.value)))
         if self._copies and self._is_under_way is None:
             self._is_under_way = tf.Variable(False, trainable=False)
+        return len(self._copies) > len(known)
 
     def _copy_of(self, variable: tf.Variable) -> tf.Variable:
         with self._strategy.scope():

@@ -56,6 +56,7 @@ class StepContext:
         self._attributes = StepAttributes(algorithm)
         self._rollback = Rollback(assigned, algorithm.model.distribute_strategy)
         self._marks: tuple = ()
+        self._knows_variables = False
 
     @property
     def run_eagerly(self) -> bool:
@@ -70,12 +71,15 @@ class StepContext:
     def prepare(self) -> bool:
         """Gets ready for a call; returns whether the step is another one than at the last call."""
         self._progress.prepare()
-        self._rollback.prepare()
         # Keras keeps here what `make_train_function` makes.
         function = getattr(self._model, f"{self._mode}_function", None)
         marks = (compile_mark(self._model), function, self.run_eagerly)
-        before, self._marks = self._marks, marks
-        return self._attributes.changed() or marks != before
+        is_other = self._attributes.changed() or marks != self._marks
+        self._marks = marks
+        if is_other or not self._knows_variables:
+            is_other = self._rollback.prepare() or is_other
+            self._knows_variables = self._model.built
+        return is_other
 
     @contextlib.contextmanager
     def replicas(self) -> Iterator[None]:
