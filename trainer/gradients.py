@@ -101,7 +101,8 @@ def _shares(
         return [(optimizer, range(len(variables)))]
     shares: list[tuple[keras.Optimizer, Iterable[int]]] = []
 
-    def note(single: keras.Optimizer, numbers: list[int], _: list[keras.Variable]) -> None:
+    def note(single: keras.Optimizer, *arguments: Any) -> None:
+        *_, numbers, _ = arguments
         shares.append((single, numbers))
 
     with replaced(optimizer.optimizers, "apply", note), keras.StatelessScope():
