@@ -79,10 +79,13 @@ def test_the_sum_of_scaled_gradients_is_clipped(settings, clip):
 @pytest.mark.parametrize("scale", [None, 8.0])
 @pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_each_of_several_optimizers_clips_the_sums_of_its_own(name, scale):
+    several = []
+
     def optimizer() -> keras.Optimizer:
         clipping = keras.optimizers.SGD(1.0, **{name: 0.5})
         plain = keras.optimizers.SGD(1.0)
         both = keras.optimizers.MultiOptimizer(lambda v: plain if len(v.shape) == 1 else clipping)
+        several.extend([both, clipping, plain])
         return keras.optimizers.LossScaleOptimizer(both, scale) if scale else both
 
     def part(made, parts, number):
@@ -92,6 +95,7 @@ def test_each_of_several_optimizers_clips_the_sums_of_its_own(name, scale):
     np.testing.assert_allclose(first, SUMS[0], rtol=1e-5)
     clipped = np.clip(SUMS[1], -0.5, 0.5) if name == "clipvalue" else SUMS[1] / norm(SUMS[1]) / 2
     np.testing.assert_allclose(second, clipped, rtol=1e-5)
+    assert [each.iterations.numpy() for each in several] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("settings", "clip"), **each(CLIPPED))

@@ -77,35 +77,39 @@ def _apply_sums(
     optimizer: keras.Optimizer, gradients: list[Any], variables: list[keras.Variable]
 ) -> None:
     is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    clipping = optimizer.inner_optimizer if is_scaled else optimizer
-    several = [single for single in getattr(clipping, "optimizers", ()) if _clip_of(single)[0]]
-    name, limit = _clip_of(clipping)
-    if name or is_scaled:
-        sums = _Sums([gradient for gradient in gradients if gradient is not None])
-        most = optimizer.scale_loss(tf.constant(limit)) if name and is_scaled else limit
-        parts = sums.clipped(name, most)
-        parts = sums.marked(parts) if is_scaled else parts
-        gradients = [None if gradient is None else next(parts) for gradient in gradients]
-    with (
-        _without(clipping, name, limit) if name else contextlib.nullcontext(),
-        replaced(several, "apply", _apply_clipped),
-    ):
+    inner = optimizer.inner_optimizer if is_scaled else optimizer
+    with contextlib.ExitStack() as stack:
+        for single, numbers in _shares(inner, variables):
+            name, limit = _clip_of(single)
+            own = [number for number in numbers if gradients[number] is not None]
+            if not own or not (name or is_scaled):
+                continue
+            sums = _Sums([gradients[number] for number in own])
+            most = optimizer.scale_loss(tf.constant(limit)) if name and is_scaled else limit
+            parts = sums.clipped(name, most)
+            parts = sums.marked(parts) if is_scaled else parts
+            for number, part in zip(own, parts, strict=True):
+                gradients[number] = part
+            if name:
+                stack.enter_context(_without(single, name, limit))
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
 
-def _apply_clipped(
-    optimizer: keras.Optimizer,
-    apply: Callable[..., Any],
-    gradients: list[Any],
-    variables: list[keras.Variable],
-) -> None:
-    """Applies gradients by one of several optimizers, which clips those that it is given."""
-    name, limit = _clip_of(optimizer)
-    parts = _Sums([g for g in gradients if g is not None]).clipped(name, limit)
-    gradients = [None if gradient is None else next(parts) for gradient in gradients]
-    with _without(optimizer, name, limit):
-        # Not `apply`: another replica, a thread that takes turns, may have replaced it, too.
-        type(optimizer).apply(optimizer, gradients, variables)
+def _shares(
+    optimizer: keras.Optimizer, variables: list[keras.Variable]
+) -> list[tuple[keras.Optimizer, Iterable[int]]]:
+    """Returns who changes which of the variables: each of several optimizers, or the only one."""
+    if not hasattr(optimizer, "optimizers"):
+        return [(optimizer, range(len(variables)))]
+    shares: list[tuple[keras.Optimizer, Iterable[int]]] = []
+
+    def note(single: keras.Optimizer, *arguments: Any) -> None:
+        *_, numbers, _ = arguments
+        shares.append((single, numbers))
+
+    with replaced(optimizer.optimizers, "apply", note), keras.StatelessScope():
+        optimizer.apply(list(range(len(variables))), variables)  # numbers for gradients
+    return shares
 
 
 def _clip_of(optimizer: keras.Optimizer) -> tuple[str | None, float | None]:

@@ -32,13 +32,16 @@ def replaced(objects: Iterable[Any], method: str, by: Callable[..., Any]) -> Ite
             _remove_ended(instance, method)
 
 
-class _Replacement(functools.partial):
+class _Replacement:
     """What is called for a method of one object."""
 
-    def __new__(cls, instance: Any, method: str, by: Callable[..., Any]) -> _Replacement:
-        self = super().__new__(cls, by, instance, getattr(instance, method))
+    def __init__(self, instance: Any, method: str, by: Callable[..., Any]):
         self.before, self.has_ended = vars(instance).get(method), False
-        return self
+        self._inner = getattr(instance, method)
+        self._by = functools.partial(by, instance, self._inner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._inner if self.has_ended else self._by)(*args, **kwargs)
 
 
 def _remove_ended(instance: Any, method: str) -> None:
