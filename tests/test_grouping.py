@@ -263,7 +263,7 @@ def told_of(printed: str, history: dict[str, list], epoch: int) -> bool:
     """Returns whether a bar ended with all steps of an epoch and the values of its history."""
     last = [line.rpartition("\r")[2] for line in re.split("\n", printed) if "Epoch" in line][epoch]
     told = [f"{key}={values[epoch]:.4g}" for key, values in history.items()]
-    counted = f"{STEPS}/{STEPS}" in last or f"{STEPS}step" in last
+    counted = f"{STEPS}/{STEPS}" in last or f"{STEPS} steps" in last
     return counted and all(part in last for part in told)
 
 

@@ -717,9 +717,8 @@ class CustomTrainer(Algorithm):
         """Checks a training that has begun with `epoch`, before its first step."""
         check_begun(self, self._state(), epoch)
         if validation and validation.feed.is_in_graph and is_plain(self, "test"):
-            validation.feed.rewind(0)
             with placed("tracing the test_step for validation_data, before the first step"):
-                validation.program.output_spec(validation.feed)
+                validation.program.trace(validation.feed)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         """Raises for arrays of a `fit` that hold what a step cannot take."""
