@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tests.helpers.tables import each
 from trainer import CustomTrainer
 
 ROWS = np.random.default_rng(0).random((40, 4), dtype=np.float32)
@@ -461,7 +462,7 @@ def drawing_classifier(**settings):
     return model
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize("eager", **each({"compiled": False, "eager": True}, ["compiled"]))
 @pytest.mark.parametrize("case", AT_A_BATCH)
 def test_a_bad_batch_leaves_the_weights_of_the_last_whole_step(case, eager):
     provoke, kind, message = AT_A_BATCH[case]

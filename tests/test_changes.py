@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.tables import names_of
 from trainer import CustomTrainer
 
 layers = keras.layers
@@ -193,7 +194,7 @@ class EachStep(keras.callbacks.Callback):
         self.steps.append(logs["step_now"])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", names_of(WAYS, default=["compiled", "three at once"]))
 def test_step_and_epoch_are_tensors_in_a_step(way):
     trainer = WarmsUp(dense(**WAYS[way]))
     each = EachStep()

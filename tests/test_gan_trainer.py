@@ -17,6 +17,7 @@ from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.gans import ByHand, batches, fit, gan, images, parts_of, state_of, untrained
 from tests.helpers.models import dtype_policy
+from tests.helpers.tables import names_of
 from trainer import CustomTrainer, GANTrainer, Networks
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.traced_shapes import keras_traces_batches
@@ -364,6 +365,7 @@ def test_labels_may_be_of_two_kinds():
         trainer.train_on_batch(images(), digits)
 
 
+@pytest.mark.exhaustive
 def test_labels_may_be_one_hot():
     def networks():
         latent, label = keras.Input((gans.LATENT,)), keras.Input((gans.CLASSES,))
@@ -397,6 +399,7 @@ def test_latent_dim_may_be_a_shape(tmp_path):
     assert_same(loaded.generate(3, seed=5), made)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 2, 3)], ids=str)
 def test_images_may_be_of_any_rank(shape):
     def networks():
@@ -417,6 +420,7 @@ def test_images_may_be_of_any_rank(shape):
     assert trainer.generate(3).shape == (3, *shape)
 
 
+@pytest.mark.exhaustive
 def test_pictures_of_what_is_none_are_told_before_training(tmp_path):
     networks = [
         keras.Sequential([keras.Input((size,)), keras.layers.Dense(units)])
@@ -1277,7 +1281,7 @@ def test_images_of_another_shape_are_told_before_any_weight_changes(case):
     assert_same(state_of(trainer), before)
 
 
-@pytest.mark.parametrize("case", MISSHAPEN)
+@pytest.mark.parametrize("case", names_of(MISSHAPEN, default=["size"]))
 def test_images_of_another_shape_are_told_also_after_training(case):
     trainer = untrained()
     fit(trainer)
