@@ -50,7 +50,7 @@ REVEALED = [
     PLAIN,
     "dict[str, float]",
     "Any",
-    "int",
+    "int | Any",  # a tensor within a step
     "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]",
 ]
 ERRORS = [

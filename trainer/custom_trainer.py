@@ -22,7 +22,7 @@ from trainer.compiling import compile_mark, compile_model, is_compiled_by_traine
 from trainer.copying import packed, unpack
 from trainer.errors import placed
 from trainer.explaining import Facts, explanation
-from trainer.feeds import Feed, as_array, class_weights, spec_of, split_arrays
+from trainer.feeds import Feed, are_alike, as_array, class_weights, spec_of, split_arrays
 from trainer.groups import Run
 from trainer.hooks import Hooks, callback_list, python_logs, settle_modes
 from trainer.labels import check_labels
@@ -305,7 +305,7 @@ class CustomTrainer(Algorithm):
                         validate=validate,
                         validation_freq=validation_freq,
                         resumed=session.resumed,
-                        begun=functools.partial(self._begun, evaluations and validation),
+                        begun=functools.partial(self._begun, run, evaluations and validation),
                         between=session,
                         validating=session.validating,
                     )
@@ -713,12 +713,15 @@ class CustomTrainer(Algorithm):
             return self.model.evaluate
         return None
 
-    def _begun(self, validation: Run | None, epoch: int) -> None:
+    def _begun(self, run: Run, validation: Run | None, epoch: int) -> None:
         """Checks a training that has begun with `epoch`, before its first step."""
         check_begun(self, self._state(), epoch)
-        if validation and validation.feed.is_in_graph and is_plain(self, "test"):
+        if not (validation and validation.feed.is_in_graph and is_plain(self, "test")):
+            return
+        spec = validation.feed.batch_spec()
+        if not (run.feed.is_in_graph and are_alike(run.feed.batch_spec(), spec)):
             with placed("tracing the test_step for validation_data, before the first step"):
-                validation.program.trace(validation.feed)
+                validation.program.try_on(spec)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         """Raises for arrays of a `fit` that hold what a step cannot take."""

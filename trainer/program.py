@@ -200,16 +200,10 @@ class Program:
         spec = feed.window(1).source.spec() if in_graph else feed.batch_spec()
         return self._replicas.merged_spec(self._outputs_of(spec))
 
-    def trace(self, feed: Feed) -> None:
-        """Traces the step for the batches of `feed`, of which none is taken, unless it is eager."""
-        self._prepare()
-        if self._run_eagerly or self.shapes.knows_batches:
-            return
-        if feed.rows is None:  # to open a dataset before its time may change its order
-            self._outputs_of(feed.batch_spec())
-        else:
-            feed.rewind(0)
-            self._outputs_of(feed.window(1).source.spec())
+    def try_on(self, batch_spec: Any) -> None:
+        """Traces the step for batches of `batch_spec` to see whether it can; drops the trace."""
+        if not self._context.run_eagerly:
+            tf.function(self._replicated_step).get_concrete_function(batch_spec)
 
     @property
     def variables(self) -> list[tf.Variable]:

@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -29,15 +29,17 @@ class RecordsReads:
 
     _changes = 0
 
-    def __getattribute__(self, name: str) -> Any:
-        read = _read.get()
-        if read is not None:
-            read.add(name)
-        return super().__getattribute__(name)
+    if not TYPE_CHECKING:  # which finds misspelt names by itself
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        super().__setattr__("_changes", self._changes + 1)
+        def __getattribute__(self, name: str) -> Any:
+            read = _read.get()
+            if read is not None:
+                read.add(name)
+            return super().__getattribute__(name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            super().__setattr__("_changes", self._changes + 1)
 
 
 class StepAttributes:

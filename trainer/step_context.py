@@ -55,6 +55,7 @@ class StepContext:
         self._has_means = has_means(algorithm, mode)
         self._attributes = StepAttributes(algorithm)
         self._rollback = Rollback(assigned, algorithm.model.distribute_strategy)
+        self._rollback.prepare()  # here, as processes make variables together
         self._marks: tuple = ()
         self._knows_variables = False
 

@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "Window",
     "are_arrays",
+    "are_alike",
     "as_array",
     "class_weights",
     "open_feed",
@@ -101,6 +102,26 @@ def open_feed(
         x = x if class_weight is None else weigh_classes(x, class_weight)
         return DatasetFeed(x, strategy)
     return _source_feed(kind, x, most, shuffle, class_weight, seed)
+
+
+def are_alike(spec: Any, other: Any) -> bool:
+    """Returns whether batches have x and y of the same structure, types and shapes but the rows."""
+    leaves, others = (tree.flatten_with_path(_inputs_and_targets(each)) for each in (spec, other))
+    return len(leaves) == len(others) and all(
+        path == other_path and _of_a_row(leaf) == _of_a_row(other_leaf)
+        for (path, leaf), (other_path, other_leaf) in zip(leaves, others, strict=True)
+    )
+
+
+def _inputs_and_targets(spec: Any) -> tuple:
+    return keras.utils.unpack_x_y_sample_weight(spec)[:2]
+
+
+def _of_a_row(spec: Any) -> Any:
+    """Returns what a spec says of a row: its type and shape."""
+    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank is None:
+        return spec
+    return spec.dtype, spec.shape[1:].as_list() if spec.shape.rank else []
 
 
 def _batch_of_arrays(

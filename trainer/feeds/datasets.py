@@ -234,9 +234,9 @@ class DatasetFeed(Feed):
 
     @functools.cached_property
     def _has_next_order(self) -> bool:
-        """Whether one more iterator changes what the next ones give."""
-        is_split = not isinstance(self.dataset, tf.data.Dataset)
-        return not is_split and count_of_shuffles(self._parts) > 0
+        """Whether one more iterator may change what the next ones give."""
+        is_known = isinstance(self.dataset, tf.data.Dataset)
+        return not is_known or count_of_shuffles(self._parts) > 0
 
     def _look_for_base(self) -> None:
         """Makes the place where the feed is the base, if that is due and if it will do."""
