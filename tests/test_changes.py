@@ -169,11 +169,12 @@ def test_an_attribute_that_changes_often_is_told_once():
 
 class WarmsUp(CustomTrainer):
     def train_step(self, data):
-        step, epoch = tf.cast(self.step, tf.float32), tf.cast(self.epoch, tf.float32)
-        return {**super().train_step(data), "step_now": step, "epoch_now": epoch}
+        warm_up = tf.minimum(1.0, self.step / 10)
+        logs = {"step_now": self.step, "epoch_now": self.epoch, "warm_up": warm_up}
+        return {**super().train_step(data), **logs}
 
     def test_step(self, data):
-        return {**super().test_step(data), "step_now": tf.cast(self.step, tf.float32)}
+        return {**super().test_step(data), "step_now": self.step}
 
 
 WAYS = {
@@ -201,6 +202,7 @@ def test_step_and_epoch_are_tensors_in_a_step(way):
     history = fit(trainer, callbacks=[each], validation_data=(X, Y))
     assert history["step_now"] == [4.0, 9.0, 14.0]
     assert history["epoch_now"] == [0.0, 1.0, 2.0]
+    np.testing.assert_allclose(history["warm_up"], [0.4, 0.9, 1.0], rtol=1e-6)
     assert history["val_step_now"] == [5.0, 10.0, 15.0]
     if way != "three at once":
         assert each.steps == list(range(15))

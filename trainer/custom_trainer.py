@@ -172,12 +172,12 @@ class CustomTrainer(Algorithm):
 
     @property
     def step(self) -> int | tf.Tensor:
-        """Training steps taken so far, over all calls; within a step, a tensor (int64)."""
+        """Training steps taken so far, over all calls; within a step, a float tensor."""
         return self._progress_in_steps.step() if in_step() else self._progress.step
 
     @property
     def epoch(self) -> int | tf.Tensor:
-        """Epochs trained so far, over all calls; within a step, a tensor (int64).
+        """Epochs trained so far, over all calls; within a step, a float tensor.
 
         No less than a fit's `initial_epoch`.
         """

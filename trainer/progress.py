@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import keras
 import tensorflow as tf
 
 
@@ -26,7 +27,9 @@ class Progress:
 
 
 class ProgressInSteps:
-    """How far training has come, as tensors for a step to read.
+    """How far training has come, for a step to read: tensors of `keras.config.floatx()`.
+
+    TensorFlow divides whole numbers to float64, which goes with no other tensor.
 
     Args:
         progress: returns how far it has come.
@@ -43,11 +46,11 @@ class ProgressInSteps:
         return list(self._variables.values())
 
     def step(self) -> tf.Tensor:
-        """Returns the steps taken before this one, int64."""
+        """Returns the steps taken before this one."""
         return self._read("step")
 
     def epoch(self) -> tf.Tensor:
-        """Returns the epochs trained, int64."""
+        """Returns the epochs trained."""
         return self._read("epoch")
 
     def prepare(self) -> None:
@@ -68,7 +71,7 @@ class ProgressInSteps:
             self._is_read = True
             with tf.init_scope():
                 self._set()
-        return tf.convert_to_tensor(self._variables[name])
+        return tf.cast(self._variables[name], keras.config.floatx())
 
     def _set(self) -> None:
         progress = self._progress()
