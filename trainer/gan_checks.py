@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import warnings
@@ -16,6 +15,7 @@ import keras
 from trainer.gan_data import inputs_of
 from trainer.images import last_activation
 from trainer.networks import Networks
+from trainer.public import check_names
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 _ANSWERS = {
@@ -32,12 +32,9 @@ def known_arguments(init: _Init) -> _Init:
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
-                mend = f"{_ANSWERS[name]}." if name in _ANSWERS else mend
-                raise TypeError(f"GANTrainer has no argument {name!r}: {mend}")
+        for name in kwargs.keys() & _ANSWERS.keys():
+            raise TypeError(f"GANTrainer has no argument {name!r}: {_ANSWERS[name]}.")
+        check_names("GANTrainer", names, kwargs)
         init(self, *args, **kwargs)
 
     return cast(_Init, checked)

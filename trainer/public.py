@@ -8,9 +8,9 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
@@ -36,7 +36,7 @@ def public(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
     @functools.wraps(method)
     def called(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        _check_names(method.__name__, names, kwargs)
+        check_names(method.__name__, names, kwargs)
         try:
             return method(*args, **kwargs)
         except Exception as error:
@@ -49,7 +49,8 @@ def public(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return called
 
 
-def _check_names(method: str, names: list[str], given: dict[str, Any]) -> None:
+def check_names(method: str, names: list[str], given: Iterable[str]) -> None:
+    """Raises TypeError for a name that is no argument of `method`, with the nearest that is."""
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
