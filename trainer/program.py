@@ -202,8 +202,11 @@ class Program:
 
     def try_on(self, batch_spec: Any) -> None:
         """Traces the step for batches of `batch_spec` to see whether it can; drops the trace."""
-        if not self._context.run_eagerly:
+        self._prepare()
+        key = tuple(keras.tree.flatten_with_path(batch_spec))
+        if not self._run_eagerly and key not in self._tried:
             tf.function(self._replicated_step).get_concrete_function(batch_spec)
+            self._tried.add(key)
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -226,6 +229,7 @@ class Program:
         self._group_traces: dict[tuple, Callable] = {}
         self._steps_by_rows: dict[tuple, Callable] = {}
         self._traces: dict[tuple, Callable] = {}
+        self._tried: set[tuple] = set()
         self._alone = 0
         self._step = self._compiled_step()
 
