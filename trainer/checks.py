@@ -17,6 +17,7 @@ from trainer.feeds import Feed, as_array
 from trainer.networks import Networks, bound_form
 from trainer.watching import Mode
 
+_OF_NUMBERS = "biufc"  # kinds of NumPy
 _OF_STRINGS = ("object", "str", "category", "<U", "|S")  # in names of NumPy, TensorFlow, pandas
 
 
@@ -86,14 +87,15 @@ def no_strings(algorithm: Algorithm, mode: Mode, y: Any) -> None:
         mode: whose step takes the targets.
         y: targets, arrays or something else.
     """
+    example = next(filter(None, map(_first_string, keras.tree.flatten(y))), None)
+    if example is None:
+        return
     model, step = algorithm.model, f"{mode}_step"
     own = has_own_step(algorithm, mode) or overrides(model, step)
     own = own or overrides(model, "compute_loss")
     own = own or type(algorithm).compute_loss is not Algorithm.compute_loss
     losses = keras.tree.flatten(getattr(model, "loss", None))
-    if own or not all(map(_is_of_keras, losses)):
-        return
-    for example in filter(None, map(_first_string, keras.tree.flatten(y))):
+    if not own and all(map(_is_of_keras, losses)):
         raise ValueError(
             f"y holds strings, such as {example!r}, but the loss takes numbers: number the "
             "classes, by numpy.unique(y, return_inverse=True)[1] or keras.layers.StringLookup."
@@ -107,8 +109,10 @@ def _is_of_keras(loss: Any) -> bool:
 
 def _first_string(target: Any) -> str | bytes | None:
     """Returns the first value of an array of strings, `None` where `target` is none."""
-    dtype = str(getattr(target, "dtype", ""))
-    if isinstance(target, tf.RaggedTensor) or not any(name in dtype for name in _OF_STRINGS):
+    dtype = getattr(target, "dtype", "")
+    if getattr(dtype, "kind", "O") in _OF_NUMBERS or isinstance(target, tf.RaggedTensor):
+        return None
+    if not any(name in str(dtype) for name in _OF_STRINGS):
         return None
     first = next(iter(np.asarray(as_array(target)).ravel()[:1].tolist()), None)
     return first if isinstance(first, (str, bytes)) else None

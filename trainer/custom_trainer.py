@@ -744,9 +744,11 @@ class CustomTrainer(Algorithm):
 
     def _warn_of_another_trainer(self) -> None:
         """Warns, once, where another trainer has compiled the model since the last call."""
-        before, self._compiled = self._compiled, (self.model, compile_mark(self.model))
-        model, mark = before
-        is_another = model is self.model and mark not in (None, self._compiled[1])
+        (model, mark), now = self._compiled, compile_mark(self.model)
+        if mark is now and model is self.model:
+            return
+        self._compiled = (self.model, now)
+        is_another = model is self.model and mark is not None
         if is_another and is_compiled_by_trainer(model):
             warnings.warn(
                 "Another trainer has compiled the model since, with its own arguments, and they "

@@ -128,6 +128,9 @@ class Program:
         self._prepare()
         if feed.ended:
             raise StopIteration
+        return self._run(feed, k, each, until, under_xla)
+
+    def _run(self, feed: Feed, k: int, each: bool, until: Until | None, under_xla: bool) -> Ran:
         # Whether XLA takes the step is tried on a batch that can be run again without it.
         tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
         from_python = self._run_eagerly or not feed.is_in_graph or self._goes_singly(feed)
@@ -194,6 +197,9 @@ class Program:
     def output_spec(self, feed: Feed) -> Any | None:
         """Returns the structure of what a step returns, without running one; `None` if eager."""
         self._prepare()
+        return self._output_spec(feed)
+
+    def _output_spec(self, feed: Feed) -> Any | None:
         if self._run_eagerly:
             return None
         in_graph = feed.is_in_graph
@@ -444,14 +450,12 @@ class PredictProgram(Program):
     groups_suit_xla = False  # how many rows there will be is open
     _joins = False
 
-    def run(self, feed: Feed, k: int = 1, **how: Any) -> Ran:
-        """Returns the outputs of up to `k` steps; else as in `Program`."""
-        self._prepare()
-        if not feed.position and not feed.ended:
-            spec = self.output_spec(feed) if feed.is_in_graph else None
+    def _run(self, feed: Feed, k: int, *how: Any) -> Ran:
+        if not feed.position:
+            spec = self._output_spec(feed) if feed.is_in_graph else None
             self._joins = spec is not None and Rows.takes(spec)
         if self._joins:
-            ran = super().run(feed, k, **how)
+            ran = super()._run(feed, k, *how)
             return ran._replace(outputs=[ran.outputs])
         outputs = self._run_from_python(feed, k)
         return Ran(len(outputs), outputs)

@@ -84,8 +84,9 @@ class Programs:
             ValueError: several replicas cannot train the model, or share its metrics.
         """
         model, replicas = self._algorithm.model, self._replicas(mode)
-        mark = (compile_mark(model), model.built)
-        if not isinstance(replicas, SeveralReplicas) or self._ready_for.get(mode) == mark:
+        if not isinstance(replicas, SeveralReplicas):
+            return
+        if self._ready_for.get(mode) == (compile_mark(model), model.built):
             return
         replica_checks.steps(self._algorithm, mode, self._metrics())
         spec = replicas.seen_spec(batch_spec())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,15 +32,38 @@ class RecordsReads:
 
     if not TYPE_CHECKING:  # which finds misspelt names by itself
 
-        def __getattribute__(self, name: str) -> Any:
-            read = _read.get()
-            if read is not None:
-                read.add(name)
-            return super().__getattribute__(name)
-
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value)
             super().__setattr__("_changes", self._changes + 1)
+
+
+class _Recording:
+    """Makes `RecordsReads` record while steps are traced; at other times it would cost too much."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._count += 1
+            RecordsReads.__getattribute__ = _recorded
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                del RecordsReads.__getattribute__
+
+
+def _recorded(owner: RecordsReads, name: str) -> Any:
+    read = _read.get()
+    if read is not None:
+        read.add(name)
+    return object.__getattribute__(owner, name)
+
+
+_recording = _Recording()
 
 
 class StepAttributes:
@@ -65,7 +89,8 @@ class StepAttributes:
         read: set[str] = set()
         token = _read.set(read)
         try:
-            yield
+            with _recording if is_traced else contextlib.nullcontext():
+                yield
         finally:
             _read.reset(token)
         if is_traced:

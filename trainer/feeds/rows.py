@@ -65,19 +65,19 @@ def as_arrays(data: Any) -> Any:
     for path, value in tree.flatten_with_path(data):
         array = as_array(value)
         if isinstance(array, np.ndarray):
-            array = _of_numbers(array, _name_of(path), getattr(value, "columns", None))
+            array = _of_numbers(array, path, getattr(value, "columns", None))
         arrays.append(array)
     return tree.pack_sequence_as(data, arrays)
 
 
-def _of_numbers(array: np.ndarray, name: str, columns: Any) -> np.ndarray:
+def _of_numbers(array: np.ndarray, path: tuple, columns: Any) -> np.ndarray:
     """Returns `array`, objects as numbers unless all are strings; raises for dates and records."""
     if array.dtype == object:
-        return array if are_strings(array) else as_numbers(array, name, columns)
+        return array if are_strings(array) else as_numbers(array, _name_of(path), columns)
     if array.dtype.kind in "mM" or array.dtype.names:
         raise ValueError(
-            f"{name} has the dtype {array.dtype}: expected numbers or strings; turn what the model "
-            "is to see into numbers."
+            f"{_name_of(path)} has the dtype {array.dtype}: expected numbers or strings; turn what "
+            "the model is to see into numbers."
         )
     return array
 
