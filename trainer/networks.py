@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -374,8 +374,24 @@ def build_optimizers(model: keras.Model) -> None:
     is_traced = not (model.run_eagerly or tf.distribute.has_strategy())
     for network, optimizer in trained_networks(model):
         if network.built and not optimizer.built:
-            make = functools.partial(build_optimizer, optimizer, network.trainable_variables)
-            tf.function(make, autograph=False)() if is_traced else make()
+            with _as_made() if is_traced else contextlib.nullcontext():
+                build_optimizer(optimizer, network.trainable_variables)
+
+
+@contextlib.contextmanager
+def _as_made() -> Iterator[None]:
+    """Gives the variables that are made meanwhile their initial values again."""
+    made: list[tuple[tf.Variable, tf.Tensor]] = []
+
+    def make(next_creator: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
+        variable = next_creator(**settings)
+        made.append((variable, variable.read_value()))
+        return variable
+
+    with tf.variable_creator_scope(make):
+        yield
+    for variable, value in made:
+        variable.assign(value)
 
 
 def build_optimizer(optimizer: keras.Optimizer, variables: list[keras.Variable]) -> None:
