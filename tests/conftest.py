@@ -11,14 +11,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from tensorflow.python.framework import ops  # noqa: E402
 
 from tests.helpers import shared  # noqa: E402
-
-# A worker of pytest-xdist for each core; threads of their own would only get in each other's way.
-tf.config.threading.set_intra_op_parallelism_threads(1)
-tf.config.threading.set_inter_op_parallelism_threads(2)
 
 # A busy machine, or a first trace, may take any time for an example.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -28,10 +22,24 @@ TIERS = {"exhaustive", "processes", "examples", "conformance"}  # besides the de
 OPTIONAL = ("torch", "grain", "jax")  # libraries of the extra `conformance`, in names of cases
 
 
-def pytest_configure():
+def pytest_configure(config):
+    if hands_out_tests(config):
+        return
+    import tensorflow as tf
+
+    import tests.helpers.threads  # noqa: F401
+
     # The processor is four devices, for tests of several replicas; all other tests use the first.
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
+def hands_out_tests(config):
+    """Returns whether this process runs no test, but hands them out to workers of pytest-xdist.
+
+    It does without TensorFlow, whose import the workers would wait for.
+    """
+    return bool(config.option.numprocesses) and not hasattr(config, "workerinput")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -53,20 +61,22 @@ def pytest_collection_finish():
     gc.freeze()  # what has been imported is looked at no more
 
 
-def pytest_runtest_logfinish():
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
     """Frees what a test leaves, traced functions above all.
 
     An iterator of tf.data may hold up what drops it for as long as it lived, up to a minute.
     """
+    result = yield
     forget_custom_gradients()
     gc.collect()
     gc.freeze()
+    return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    if nextitem is None or group_of(item) != group_of(nextitem):
-        shared.let_go()
+    if (nextitem is None or group_of(item) != group_of(nextitem)) and shared.let_go():
         gc.unfreeze()
 
 
@@ -81,6 +91,8 @@ def forget_custom_gradients():
 
     It registers such a gradient for each trace, and with it the whole graph, for ever.
     """
+    from tensorflow.python.framework import ops
+
     registered = ops.gradient_registry._registry
     for name in [name for name in registered if name.startswith("CustomGradient-")]:
         del registered[name]

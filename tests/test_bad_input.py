@@ -582,6 +582,7 @@ def test_a_spent_validation_generator_ends_validation_with_a_warning():
     assert len(history.history["val_loss"]) == 1
 
 
+@pytest.mark.processes
 def test_another_keras_backend_ends_the_import_in_one_sentence():
     pytest.importorskip("jax", reason="needs the extra `conformance`: Keras runs on JAX here")
     result = subprocess.run(

@@ -130,6 +130,7 @@ def test_the_losses_are_cross_entropies_of_logits():
     assert logs["real_accuracy"] == np.mean(of_reals < 0)
 
 
+@pytest.mark.exhaustive
 def test_label_noise_may_be_a_function_of_the_step():
     trainer, hand = untrained(with_rising_noise), ByHand()
     noises = [rising(step) for step in range(STEPS)]
@@ -1392,6 +1393,7 @@ def mixed_networks():
         return networks_without_dropout()
 
 
+@pytest.mark.exhaustive
 def test_mixed_precision_scales_the_loss_of_both_networks():
     trainer, single = gan(networks=mixed_networks), gan(networks=networks_without_dropout)
     optimizers = trainer.model.optimizers.values()

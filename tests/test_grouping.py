@@ -18,7 +18,7 @@ from tests.helpers.callbacks import InterruptionError, Stopper
 from tests.helpers.comparisons import arrays_in, assert_same
 from tests.helpers.data import BATCH, Batches, numbers, rows_of
 from tests.helpers.models import Twins, compiled, mlp, seeded, untrained, weights_of
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from tests.helpers.ways import as_arrays, as_infinite_generator, dataset_of
 from trainer import CustomTrainer, program
 from trainer.pace import Pace
@@ -218,7 +218,7 @@ def fitted_by_keras(case: str, size: str) -> dict[str, Any]:
     return fitted(untrained(regular).theirs, CASES[case].give_keras(SIZES[size]), [])
 
 
-@pytest.mark.parametrize("length", list(LENGTHS))
+@pytest.mark.parametrize("length", names_of(LENGTHS, ["1", "7", "an epoch"]))
 @pytest.mark.parametrize(
     ("case", "size"), [*((case, "odd") for case in CASES), ("arrays", "even"), ("tf.data", "even")]
 )
@@ -267,16 +267,15 @@ def told_of(printed: str, history: dict[str, list], epoch: int) -> bool:
     return counted and all(part in last for part in told)
 
 
-@pytest.mark.parametrize(
-    ("give", "budget"),
-    [
-        (as_arrays, None),
-        (as_arrays, 0),
-        (lambda data: {"x": Batches(data)}, None),
-        (functools.partial(as_shuffled_dataset, anew=True), None),
-    ],
-    ids=["arrays", "streamed arrays", "PyDataset", "tf.data"],
-)
+SHUFFLED = {
+    "arrays": (as_arrays, None),
+    "streamed arrays": (as_arrays, 0),
+    "PyDataset": (lambda data: {"x": Batches(data)}, None),
+    "tf.data": (functools.partial(as_shuffled_dataset, anew=True), None),
+}
+
+
+@pytest.mark.parametrize(("give", "budget"), **each(SHUFFLED, ["streamed arrays", "PyDataset"]))
 def test_numbers_of_shuffled_data_are_those_of_single_steps(give, budget):
     singly, grouped = (CustomTrainer(seeded(regular), seed=3) for _ in range(2))
     histories = []
@@ -343,7 +342,7 @@ def is_subsequence(few: list, many: list) -> bool:
     return all(any(item == other for other in rest) for item in few)
 
 
-@pytest.mark.parametrize("length", list(LENGTHS))
+@pytest.mark.parametrize("length", names_of(LENGTHS, ["2", "7", "an epoch"]))
 @pytest.mark.parametrize("case", ["arrays", "tf.data of unknown length", "PyDataset"])
 def test_callbacks_of_all_kinds_together_are_told_what_keras_tells_them(case, length):
     theirs = told_by_keras(case)
@@ -414,8 +413,15 @@ def ended(runner: Any, given: dict[str, Any], raise_error: bool) -> dict[str, An
 @pytest.mark.parametrize("step", [0, 3, 9, EPOCH + 3])
 @pytest.mark.parametrize(
     ("mark", "raise_error"),
-    [(np.nan, False), (np.inf, False), (-np.inf, False), (np.nan, True)],
-    ids=["nan", "inf", "-inf", "raising"],
+    **each(
+        {
+            "nan": (np.nan, False),
+            "inf": (np.inf, False),
+            "-inf": (-np.inf, False),
+            "raising": (np.nan, True),
+        },
+        ["nan", "raising"],
+    ),
 )
 @pytest.mark.parametrize("way", list(MARKED))
 def test_training_terminates_at_the_step_where_the_loss_is_not_finite(way, mark, raise_error, step):

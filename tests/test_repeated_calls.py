@@ -16,7 +16,7 @@ from tests.helpers import processes
 from tests.helpers.data import numbers, rows_of
 from tests.helpers.feeds import eventually
 from tests.helpers.models import compiled
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from tests.helpers.ways import as_arrays, as_dataset, as_dataset_of_unknown_length, as_py_dataset
 from trainer import CustomTrainer
 
@@ -132,7 +132,7 @@ def resources() -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("name", names_of(TIMES, ("fit", "predict")))
 def test_calls_leave_neither_memory_nor_threads(name):
     before, after = json.loads(processes.run(repeat_call, name).splitlines()[-1])
     assert after["mib"] - before["mib"] < 4, (before, after)

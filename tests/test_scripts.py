@@ -16,8 +16,7 @@ from trainer import CustomTrainer
 
 DEFAULT = [
     *("own metrics property", "own compute loss", "two optimizers", "loss inside of the model"),
-    *("gradients accumulated by hand", "triplets of a siamese network", "vector quantized vae"),
-    *("search for a learning rate", "meta learning of many tasks"),
+    *("gradients accumulated by hand", "search for a learning rate"),
 ]
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import labels, numbers
 from tests.helpers.models import compiled, mlp, seeded, weights_of
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from tests.helpers.ways import WAYS, as_validation
 from trainer import CustomTrainer
 from trainer.feeds import open_feed
@@ -435,7 +435,7 @@ FALLING_BACK = {
 }
 
 
-@pytest.mark.parametrize("name", FALLING_BACK)
+@pytest.mark.parametrize("name", names_of(FALLING_BACK, ("streamed arrays", "generator")))
 def test_no_batch_is_lost_where_the_steps_fall_back(name):
     def fit(trainer: CustomTrainer) -> Any:
         trainer.array_budget = 0 if name == "streamed arrays" else None

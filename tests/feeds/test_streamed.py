@@ -354,10 +354,10 @@ def assert_same_if_streamed(build: Any, *data: Any, chunk: int = 2, **arguments:
     ("shuffle", "rows", "chunk"),
     [
         (True, 50, 2),
-        (True, 48, 2),
-        (True, 50, 512),
+        pytest.param(True, 48, 2, marks=pytest.mark.exhaustive),
+        pytest.param(True, 50, 512, marks=pytest.mark.exhaustive),
         (False, 48, 1),
-        (False, 50, 1),
+        pytest.param(False, 50, 1, marks=pytest.mark.exhaustive),
         ("batch", 50, 2),
     ],
 )
@@ -381,11 +381,11 @@ def test_an_evaluation_of_streamed_arrays_has_the_bits_of_one_in_memory():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"validation_split": 0.3},
+        pytest.param({"validation_split": 0.3}, marks=pytest.mark.exhaustive),
         {"sample_weight": np.abs(numbers(50))},
         {"steps_per_epoch": 2, "epochs": 4},
         {"validation_data": (X, Y), "validation_steps": 2, "validation_batch_size": 7},
-        {"batch_size": 64},
+        pytest.param({"batch_size": 64}, marks=pytest.mark.exhaustive),
     ],
     ids=lambda arguments: ", ".join(arguments),
 )

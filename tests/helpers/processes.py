@@ -26,7 +26,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 LIMIT = 120  # seconds until a process is killed; none that is well needs as long
-PRELOADED = ["tensorflow", "keras", "trainer", "pytest", "tests.conftest", "tests.helpers.models"]
+PRELOADED = [
+    "tensorflow",
+    "keras",
+    "trainer",
+    "pytest",
+    "tests.helpers.threads",
+    "tests.helpers.models",
+]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)

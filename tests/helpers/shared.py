@@ -16,7 +16,9 @@ def shared(make: Callable) -> Callable:
     return cached
 
 
-def let_go() -> None:
-    """Forgets what was kept."""
-    for cached in _caches:
+def let_go() -> bool:
+    """Forgets what was kept; returns whether that was anything."""
+    kept = [cached for cached in _caches if cached.cache_info().currsize]
+    for cached in kept:
         cached.cache_clear()
+    return bool(kept)

@@ -30,6 +30,12 @@ def each(table: dict[str, Any], default: Collection[str] | None = None) -> dict[
     }
 
 
+def without(table: Collection[str], *names: str) -> list[str]:
+    """Returns the names in a table but `names`."""
+    assert set(names) <= set(table)
+    return [name for name in table if name not in names]
+
+
 def names_of(table: Collection[str], default: Collection[str] | None) -> list[Any]:
     """Returns the names in a table; those not in `default`, if it is given, are exhaustive."""
     return each({name: name for name in table}, default)["argvalues"]

@@ -130,7 +130,7 @@ def run(callbacks: list[Callback], epochs: range) -> None:
 
 
 @pytest.mark.parametrize("make", **each(CALLBACKS))
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.exhaustive), 2])
 def test_a_callback_goes_on_as_if_it_had_never_stopped(make, after, tmp_path):
     folders = [tmp_path / name for name in ("whole", "parts")]
     for folder in folders:

@@ -103,7 +103,7 @@ def told_of_damage(*expected: str) -> Iterator[None]:
         assert re.search(pattern, line), line
 
 
-FIRST = 3  # of the draws of a damage are in the default tier
+FIRST = 2  # of the draws of a damage are in the default tier
 
 
 @pytest.mark.parametrize("case", DAMAGES)

@@ -22,6 +22,7 @@ from tests.helpers.snapshot_processes import (
     ReportsValidation,
     train_until_ended,
 )
+from tests.helpers.tables import each
 from tests.helpers.trainings import (
     BATCH,
     EPOCHS,
@@ -258,7 +259,9 @@ def test_max_seconds_end_it_and_the_next_one_goes_on(tmp_path, capsys):
     assert not saving.preempted
 
 
-@pytest.mark.parametrize("how", [{}, HELD_OUT], ids=["without validation", "with validation"])
+@pytest.mark.parametrize(
+    "how", **each({"without validation": {}, "with validation": HELD_OUT}, ["with validation"])
+)
 def test_no_run_that_is_over_at_once_is_in_vain(tmp_path, how):
     saving = Snapshots(tmp_path, max_seconds=1e-9)
     steps = []

@@ -122,7 +122,7 @@ def fit(made: CustomTrainer, data: dict[str, Any], *more: keras.callbacks.Callba
     return history.history, values(training_variables(made)), (made.step, made.epoch)
 
 
-DEFAULT = ("arrays", "PyDataset", "tf.data", "a generator")
+DEFAULT = ("arrays", "tf.data")
 
 
 @pytest.mark.parametrize("name", names_of(DATA, DEFAULT))
