@@ -125,6 +125,21 @@ class HasStepOnly(CustomTrainer):
         return self.metric_results()
 
 
+class ReturnsLoss(CustomTrainer):
+    """Has steps that return a loss and update no metric."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self.call_model(x, training=True))
+        self.minimize(loss, tape, self.model.trainable_weights)
+        return {"loss": loss}
+
+    def test_step(self, data):
+        x, y = data
+        return {"loss": self.compute_loss(x, y, self.call_model(x), training=False)}
+
+
 class AddsLossAlone(keras.layers.Layer):
     """Adds all loss that there is; keeps an infinite number."""
 
@@ -546,6 +561,9 @@ TRAININGS: dict[str, Callable[[tf.distribute.Strategy], Outcome]] = {
     ),
     "single batches": train_on_some_batches,
     "a step of its own": lambda strategy: fit_alone(trainer(strategy, kind=LogsMore)),
+    "steps that return a loss": lambda strategy: fit_alone(
+        trainer(strategy, kind=ReturnsLoss, metrics=())
+    ),
     "one stops in an epoch": lambda strategy: fit_and_stop(strategy, after_batch=(1, 2)),
     "one stops after an epoch": fit_and_stop,
     "other learning rates, logs of each step": fit_logging_each_step,
