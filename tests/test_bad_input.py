@@ -189,6 +189,36 @@ BEFORE_TRAINING = {
         ValueError,
         "no loss 'mean_square_error': did you mean 'mean_squared_error'?",
     ),
+    "loss of another library": (
+        lambda m: CustomTrainer(m, loss="sparse_crossentropy").fit(ROWS, LABELS, verbose=0),
+        ValueError,
+        "no loss 'sparse_crossentropy': did you mean .*'sparse_categorical_crossentropy'",
+    ),
+    "optimizer name": (
+        lambda m: CustomTrainer(m, optimizer="adm", loss="mse"),
+        ValueError,
+        "no optimizer 'adm': did you mean 'Adam'",
+    ),
+    "optimizer class": (
+        lambda m: CustomTrainer(m, optimizer=keras.optimizers.Adam, loss="mse"),
+        ValueError,
+        r"The optimizer is a class: expected an object of it, such as Adam\(\)",
+    ),
+    "argument of the trainer": (
+        lambda m: CustomTrainer(m, optimiser="adam"),
+        TypeError,
+        "CustomTrainer has no argument 'optimiser': did you mean 'optimizer'?",
+    ),
+    "one-hot rows for class numbers": (
+        lambda m: fit(m, ROWS, np.eye(3, dtype="float32")[LABELS]),
+        ValueError,
+        r"as one-hot rows have.*give y.argmax\(-1\), or use CategoricalCrossentropy",
+    ),
+    "class numbers for one-hot rows": (
+        lambda m: CustomTrainer(m, loss="categorical_crossentropy").fit(ROWS, LABELS, verbose=0),
+        ValueError,
+        "for class numbers, use SparseCategoricalCrossentropy",
+    ),
     "train_step without logs": (
         lambda m: fit(m, ROWS, LABELS, trainer=ReturnsNothing),
         TypeError,

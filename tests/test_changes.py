@@ -20,6 +20,10 @@ def dense(cls=keras.Sequential, **settings):
     return model
 
 
+def batches():
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+
+
 def fit(trainer, **settings):
     settings = {"epochs": 3, "batch_size": 8, "shuffle": False, "verbose": 0, **settings}
     return trainer.fit(X, Y, **settings).history
@@ -165,6 +169,71 @@ def test_an_attribute_that_changes_often_is_told_once():
     with pytest.warns(UserWarning, match="weights of the trainer changed 5 times.*tf.Variable"):
         history = fit(trainer, epochs=2, callbacks=[Wanders()])
     assert history["scale"] == [4.0, 4.0]
+
+
+class ReadsValue(CustomTrainer):
+    value = None
+    traces = 0
+
+    def train_step(self, data):
+        self.traces += 1
+        return {**super().train_step(data), "value": None if self.value is None else 1.0}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: float("nan"),
+        lambda: {f"{letter}" for letter in "edcba"},
+        lambda: {"of": [1, 2.5, ("x", None)]},
+        lambda: np.arange(3),
+    ],
+    ids=["nan", "set", "dict", "array"],
+)
+def test_an_attribute_that_is_set_to_the_same_costs_no_trace(make):
+    trainer = ReadsValue(dense())
+    trainer.value = make()
+    fit(trainer)
+    trainer.value = make()
+    traces = trainer.traces
+    fit(trainer)
+    assert trainer.traces == traces
+
+
+def test_of_large_containers_the_identity_counts():
+    trainer = ReadsValue(dense())
+    trainer.value = [1]
+    trainer.value.append(trainer.value)
+    fit(trainer)
+    trainer.value = list(range(10_000))
+    fit(trainer)
+    traces = trainer.traces
+    trainer.value.append(1)
+    fit(trainer)
+    assert trainer.traces == traces
+    trainer.value = [*trainer.value]
+    fit(trainer)
+    assert trainer.traces > traces
+
+
+class LogsNone(CustomTrainer):
+    def train_step(self, data):
+        return {**super().train_step(data), "nothing": None}
+
+
+@pytest.mark.parametrize("give", [lambda: (X, Y), lambda: (batches(),)], ids=["arrays", "tf.data"])
+def test_a_log_may_be_none(give):
+    model = keras.Sequential([keras.Input((6,)), layers.BatchNormalization(), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    seen = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(logs["nothing"])
+    )
+    for callbacks in ([], [callback]):
+        history = LogsNone(model).fit(*give(), epochs=2, verbose=0, callbacks=callbacks).history
+        assert history["nothing"] == [None, None]
+    assert seen
+    assert seen == [None] * len(seen)
 
 
 class WarmsUp(CustomTrainer):

@@ -38,7 +38,7 @@ def collected(
             lambda step, kept: (step + 1, collector.add(kept, outputs(step))),
             (tf.constant(0), collector.start(spec)),
         )
-        return collector.end(kept)
+        return collector.end(kept, spec)
 
     return run(tf.constant(steps))
 

@@ -99,7 +99,7 @@ def test_logs_that_are_kept_are_told(slow):
 
 
 def test_short_groups_at_first(quick):
-    told = f"fit: groups of 1 step, the first ones being short{NO_XLA}"
+    told = f"fit: groups of 1 step, as the first groups of a run are short{NO_XLA}"
     assert explained() == told  # four steps, each called alone
 
 

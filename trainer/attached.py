@@ -79,7 +79,7 @@ class Attached:
         return list(_new((weight for layer in layers for weight in layer.weights), self._known()))
 
     def configs(self) -> dict[str, dict[str, Any]]:
-        """Returns the configurations of attached models that have all their variables alone."""
+        """Returns the configurations of attached models that share no variables with others."""
         configs = {name: c for name, c in self._configs.items() if name not in self._values}
         for name, variables in self._variables().items():
             model = self._values.get(name)
@@ -184,8 +184,8 @@ def warn_of_missing(names: Iterable[str]) -> None:
     """Warns of attached objects, if any, that a file has no values of."""
     if names:
         warnings.warn(
-            f"The file has no values of {', '.join(sorted(names))}, which the trainer adds: there "
-            "they stay as they are.",
+            f"The file has no values of {', '.join(sorted(names))}, which the trainer adds: they "
+            "keep the values that they have.",
             stacklevel=2,
         )
 
@@ -197,8 +197,8 @@ def variable_id(variable: Any) -> int:
 
 def _warn_of_unbuilt(path: str) -> None:
     warnings.warn(
-        f"{path} has no weights yet, so those of the file are not in it: begin it with "
-        "keras.Input(shape), or call it on a batch, where the trainer is made.",
+        f"{path} is not built yet, so its weights were not loaded: begin it with "
+        "keras.Input(shape), or call it on a batch, before they are.",
         stacklevel=2,
     )
 

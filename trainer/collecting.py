@@ -51,8 +51,8 @@ class Collector(abc.ABC):
     def add(self, collected: Any, outputs: Any) -> Any:
         """Returns what the loop carries on after a step with `outputs`."""
 
-    def end(self, collected: Any) -> Any:
-        """Returns what the compiled function returns after the loop."""
+    def end(self, collected: Any, spec: Any) -> Any:
+        """Returns what the compiled function returns after the loop, given what `start` was."""
         return collected
 
     def ran(self, steps: int, ended: Any) -> Ran:
@@ -71,13 +71,13 @@ class LastOutputs(Collector):
         self._merged = merged
 
     def start(self, spec: Any) -> Any:  # noqa: D102
-        return tree.map_structure(_zeros, spec)
+        return [_zeros(leaf) for leaf in _leaves(spec)]
 
     def add(self, collected: Any, outputs: Any) -> Any:  # noqa: D102
-        return outputs
+        return _leaves(outputs)
 
-    def end(self, collected: Any) -> Any:  # noqa: D102
-        return self._merged(collected)
+    def end(self, collected: Any, spec: Any) -> Any:  # noqa: D102
+        return self._merged(_packed(spec, collected))
 
 
 class LastResults(Collector):
@@ -98,7 +98,7 @@ class LastResults(Collector):
     def add(self, collected: Any, outputs: Any) -> Any:  # noqa: D102
         return ()
 
-    def end(self, collected: Any) -> Any:  # noqa: D102
+    def end(self, collected: Any, spec: Any) -> Any:  # noqa: D102
         return self._results()
 
 
@@ -113,21 +113,22 @@ class EachOutputs(Collector):
         self.most = most
 
     def start(self, spec: Any) -> Any:  # noqa: D102
-        arrays = tree.map_structure(
-            lambda leaf: _array(leaf.dtype, leaf.shape, size=self.most), spec
-        )
-        return tf.constant(0), arrays
+        return tf.constant(0), [
+            _array(leaf.dtype, leaf.shape, size=self.most) for leaf in _leaves(spec)
+        ]
 
     def add(self, collected: Any, outputs: Any) -> Any:  # noqa: D102
         step, arrays = collected
-        written = tree.map_structure(lambda array, value: array.write(step, value), arrays, outputs)
-        return step + 1, written
+        values = zip(arrays, _leaves(outputs), strict=True)
+        return step + 1, [array.write(step, value) for array, value in values]
 
-    def end(self, collected: Any) -> Any:  # noqa: D102
-        return tree.map_structure(lambda array: array.stack(), collected[1])
+    def end(self, collected: Any, spec: Any) -> Any:  # noqa: D102
+        return _packed(spec, [array.stack() for array in collected[1]])
 
     def ran(self, steps: int, ended: Any) -> Ran:  # noqa: D102
-        each = tree.map_structure(lambda stack: stack.numpy()[:steps], ended)
+        each = tree.map_structure(
+            lambda stack: np.full(steps, None) if stack is None else stack.numpy()[:steps], ended
+        )
         return Ran(steps, tree.map_structure(lambda values: values[-1], each), each)
 
 
@@ -135,13 +136,12 @@ class Rows(EachOutputs):
     """Carries the outputs of all steps, to put them behind one another."""
 
     def start(self, spec: Any) -> Any:  # noqa: D102
-        arrays = tree.map_structure(
-            lambda leaf: _array(leaf.dtype, [None, *leaf.shape[1:]], size=None), spec
-        )
-        return tf.constant(0), arrays
+        return tf.constant(0), [
+            _array(leaf.dtype, [None, *leaf.shape[1:]], size=None) for leaf in _leaves(spec)
+        ]
 
-    def end(self, collected: Any) -> Any:  # noqa: D102
-        return tree.map_structure(lambda array: array.concat(), collected[1])
+    def end(self, collected: Any, spec: Any) -> Any:  # noqa: D102
+        return _packed(spec, [array.concat() for array in collected[1]])
 
     def ran(self, steps: int, ended: Any) -> Ran:  # noqa: D102
         return Ran(steps, ended)
@@ -162,9 +162,25 @@ EACH_BOUNDED = EachOutputs(most=1024)
 ROWS = Rows()
 
 
+def tensors_of(outputs: Any) -> list[tf.Tensor]:
+    """Returns all tensors that outputs consist of; a log may be `None`, too."""
+    return [leaf for leaf in tf.nest.flatten(outputs, expand_composites=True) if tf.is_tensor(leaf)]
+
+
 def stacked(outputs: list[Any]) -> Any:
     """Returns the structures of tensors in `outputs` as one of arrays with an axis in front."""
     return tree.map_structure(lambda *values: np.stack([np.asarray(v) for v in values]), *outputs)
+
+
+def _leaves(structure: Any) -> list[Any]:
+    """Returns the leaves but `None`, which a loop cannot carry."""
+    return [leaf for leaf in tree.flatten(structure) if leaf is not None]
+
+
+def _packed(spec: Any, leaves: list[Any]) -> Any:
+    """Returns `leaves` in the structure of `spec`, with `None` where that has it."""
+    rest = iter(leaves)
+    return tree.map_structure(lambda leaf: leaf if leaf is None else next(rest), spec)
 
 
 def _array(dtype: tf.DType, shape: Any, size: int | None) -> tf.TensorArray:

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from trainer.errors import explain_identifier
+
 _marks_of_trainers: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -32,8 +34,12 @@ def compile_model(model: keras.Model, arguments: dict[str, Any], settings: dict[
             kept |= {"loss": model.loss}
             kept |= _given({"loss_weights": model.get_compile_config().get("loss_weights")})
         arguments = {**kept, **arguments}
-    with model.distribute_strategy.scope():
-        model.compile(**arguments, **settings)
+    try:
+        with model.distribute_strategy.scope():
+            model.compile(**arguments, **settings)
+    except Exception as error:
+        explain_identifier(error)
+        raise
     if model.compiled:  # also where a class has a `compile` of its own
         _marks_of_trainers.add(compile_mark(model))
 

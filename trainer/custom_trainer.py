@@ -90,6 +90,7 @@ class CustomTrainer(Algorithm):
 
     array_budget: int | None = None
 
+    @public
     def __init__(
         self,
         model: keras.Model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,8 +10,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.hints import did_you_mean
+
 tree = keras.tree
-# How TensorFlow and Keras begin what they say of shapes that do not fit.
+# Parts of what TensorFlow and Keras say of shapes that do not fit.
 _OF_SHAPES = (
     "Invalid input shape",
     "is incompatible with the layer",
@@ -20,6 +21,7 @@ _OF_SHAPES = (
     "Dimensions must be equal",
     "Negative dimension size",
 )
+_SHORT_NAMES = {"metric": ["accuracy", "crossentropy", "mse", "mae"], "loss": ["mse", "mae"]}
 
 
 class placed:  # noqa: N801
@@ -64,6 +66,7 @@ def explain(error: Exception, inputs: Any, batch: Any) -> None:
         _hint_for_name(text),
         _hint_for_missing_loss(text),
         _hint_for_missing_y(text, batch),
+        _hint_for_classes(text),
         _hint_for_range(text),
         _hint_for_strings(text, batch),
         _hint_for_single_rows(text, x, inputs),
@@ -88,16 +91,25 @@ def label_outside(label: int, classes: int) -> str:
     )
 
 
+def explain_identifier(error: Exception) -> None:
+    """Adds to an error of `compile` what was probably meant by a name that there is not."""
+    if hint := _hint_for_name(str(error)):
+        add_note(error, hint)
+
+
 def _hint_for_name(text: str) -> str | None:
-    found = re.search(r"Could not interpret (metric|loss|optimizer) identifier: (\S+)", text)
+    found = re.search(
+        r"Could not interpret (metric|loss|optimizer) identifier: (\S+)(?: '\S*?(\w+)'>)?", text
+    )
     if not found:
         return None
     kind, name = found[1], found[2]
+    if found[3]:
+        return f"The {kind} is a class: expected an object of it, such as {found[3]}()."
     module = {"metric": "metrics", "loss": "losses", "optimizer": "optimizers"}[kind]
     known = [key for key in dir(getattr(keras, module)) if not key.startswith("_")]
-    known += ["accuracy", "crossentropy"] if kind == "metric" else []
-    near = difflib.get_close_matches(name, known, n=1)
-    mend = f"did you mean {near[0]!r}?" if near else f"names are those in keras.{module}."
+    known = [*_SHORT_NAMES.get(kind, []), *sorted(known, key=lambda key: not key.islower())]
+    mend = did_you_mean(name, known) or f"names are those in keras.{module}."
     return f"There is no {kind} {name!r}: {mend}"
 
 
@@ -116,6 +128,26 @@ def _hint_for_missing_y(text: str, batch: Any) -> str | None:
     if keras.utils.unpack_x_y_sample_weight(batch)[1] is not None:
         return None
     return "The batch has no y: give y, or data that yield (x, y), where the loss takes targets."
+
+
+def _hint_for_classes(text: str) -> str | None:
+    """Returns a hint where class numbers meet a loss of one-hot rows, or the other way round."""
+    found = re.search(r"target\.shape=\((.*?)\), output\.shape=\((.*?)\)", text)
+    if not found:
+        return None
+    y, outputs = (re.findall(r"None|\d+", sizes) for sizes in found.groups())
+    several = outputs[-1:] not in ([], ["1"], ["None"])
+    if "`target.ndim - 1`" in text and several and y == outputs:
+        return (
+            "y has a number for each class, as one-hot rows have, but a sparse loss takes class "
+            "numbers: give y.argmax(-1), or use CategoricalCrossentropy."
+        )
+    if "must have the same" in text and several and y in (outputs[:-1], [*outputs[:-1], "1"]):
+        return (
+            f"y has one number where the output has {outputs[-1]}: for class numbers, use "
+            "SparseCategoricalCrossentropy."
+        )
+    return None
 
 
 def _hint_for_range(text: str) -> str | None:
@@ -152,12 +184,14 @@ def _hint_for_strings(text: str, batch: Any) -> str | None:
 
 def _hint_for_single_rows(text: str, x: Any, inputs: Any) -> str | None:
     leaves, symbols = tree.flatten(x), tree.flatten(inputs)
-    if len(leaves) != len(symbols) or not any(begin in text for begin in _OF_SHAPES):
+    if len(leaves) != len(symbols) or not any(part in text for part in _OF_SHAPES):
         return None
     for leaf, symbol in zip(leaves, symbols, strict=True):
         came = tf.TensorShape(getattr(leaf, "shape", None))
         expected = tf.TensorShape(symbol.shape)
         if came.rank is None or came.rank != len(expected) - 1 or came.rank == 0:
+            continue
+        if came[0] is None and expected[1] is None:  # rows that lack an axis, as likely
             continue
         # To a batch of numbers, of shape (rows,), Keras adds an axis of one.
         is_widened = expected[-1] == 1 and not (came.rank > 1 and came.is_fully_defined())

@@ -78,7 +78,9 @@ def _of_length(of: Facts, watch: Watch) -> str:
     if watch.limiting:
         names = dict.fromkeys(map(_name, watch.limiting))
         return f"{groups}, none going past a batch that {' or '.join(names)} waits for"
-    return f"{groups}, {'the first ones being short' if longest < aim else 'a tenth of a second'}"
+    if longest < aim:
+        return f"{groups}, as the first groups of a run are short"
+    return f"{groups}, a tenth of a second"
 
 
 def _of_xla(of: Facts) -> str:

@@ -32,7 +32,7 @@ def known_arguments(init: _Init) -> _Init:
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs.keys() & _ANSWERS.keys():
+        for name in filter(_ANSWERS.__contains__, kwargs):
             raise TypeError(f"GANTrainer has no argument {name!r}: {_ANSWERS[name]}.")
         check_names("GANTrainer", names, kwargs)
         init(self, *args, **kwargs)
@@ -41,7 +41,7 @@ def known_arguments(init: _Init) -> _Init:
 
 
 def numbers(latent_dim: Any, label_noise: float | Callable, discriminator_steps: int) -> None:
-    """Raises ValueError unless the numbers that a GAN is given can be meant."""
+    """Raises ValueError for a `latent_dim`, `label_noise` or `discriminator_steps` out of range."""
     sizes = latent_dim if isinstance(latent_dim, (tuple, list)) and latent_dim else [latent_dim]
     if not all(_is(size, Integral) and size > 0 for size in sizes):
         raise ValueError(

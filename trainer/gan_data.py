@@ -120,7 +120,7 @@ def arrays(x: Any, bounds: tuple[float, float] | None) -> None:
 
 
 def of_images(images: tf.Tensor, bounds: tuple[float, float] | None) -> list[Any]:
-    """Returns what a step must wait for, so that images it cannot take change nothing at all.
+    """Returns what a step has to depend on, to fail before it updates anything.
 
     XLA drops the check.
     """
@@ -140,7 +140,7 @@ def _is(value: Any, kind: type) -> bool:
 def _within(least: Any, most: Any, bounds: tuple[float, float]) -> Any:
     low, high = bounds
     slack = 1e-2 * (high - low)
-    return (least >= low - slack) & (most <= high + slack)  # so that NaN is not
+    return (least >= low - slack) & (most <= high + slack)  # False for NaN
 
 
 def inputs_of(network: keras.Model) -> list[keras.KerasTensor]:

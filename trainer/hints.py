@@ -1,7 +1,9 @@
-"""What a trainer answers to names of a `keras.Model` that people try on it by heart."""
+"""Error messages for attributes and names that there are not, with what was probably meant."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 NOT_INITIALIZED = "call super().__init__(model, ...) first in its __init__."
@@ -18,6 +20,28 @@ INNER = frozenset(
         "seeds",
     }
 )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Returns a question with the entries of `known` that are like `name`, `None` without such.
+
+    Upper and lower case are alike, and so are names with and without underscores: of entries that
+    differ in no more than that, the first is named.
+    """
+    entries: dict[str, str] = {}
+    for entry in known:
+        entries.setdefault(_plain(entry), entry)
+    near = [plain for plain in entries if plain.startswith(_plain(name))]
+    for least in (0.85, 0.6):  # one letter off, else alike
+        near = near or difflib.get_close_matches(_plain(name), entries, 5, least)
+    if not near:
+        return None
+    *others, last = (repr(entries[plain]) for plain in near)
+    return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def missing_attribute(trainer: Any, name: str) -> AttributeError:

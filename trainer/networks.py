@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.attached import Attached, variable_id
+from trainer.hints import did_you_mean
 from trainer.progress import Progress
 from trainer.seeds import checked_seed, seed_of_random_state
 from trainer.shared_layers import (
@@ -146,9 +146,9 @@ class Networks(keras.Model):
             for network in sorted(optimizers, key=lambda network: network != prefix):
                 if network.startswith(prefix):
                     return optimizers[network]
-        near = difflib.get_close_matches(name, networks, n=1)
-        mend = f": did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{mend}")
+        mend = did_you_mean(name, networks)
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(f"{text}: {mend}" if mend else text)
 
     def attach(self, name: str, value: Any) -> None:
         """Saves the variables of an object with the networks, and loads them again.

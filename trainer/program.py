@@ -21,6 +21,7 @@ from trainer.collecting import (
     Ran,
     Rows,
     stacked,
+    tensors_of,
 )
 from trainer.feeds import Batch, Feed, Source
 from trainer.pace import Pace
@@ -32,7 +33,7 @@ from trainer.traced_shapes import TracedShapes, exact_spec
 _graph_as_written = tf.autograph.experimental.do_not_convert
 _NUMBER = tf.TensorSpec([], tf.int64)
 STEPS_ALONE = 100  # the first ones: what they cost more than in a loop is less than its trace
-Until = Callable[[Any], tf.Tensor]  # told the outputs of a step, whether that is the last
+Until = Callable[[Any], tf.Tensor]  # returns whether to stop after a step with these outputs
 
 
 class Program:
@@ -42,8 +43,8 @@ class Program:
         step: takes a batch, returns a structure of tensors.
         replicas: runs the step on each of them.
         jit_compile: whether XLA compiles the step, wherever its batches come from.
-        results: tells, in the graph, what the last step returned, where that is left in variables:
-            the steps before it then need not compute what nobody reads.
+        results: returns, in the graph, the results of the last step from the variables that have
+            them; the steps before it then need not compute theirs.
         explain: given an error of the step and the batch or its spec, adds to it what a user needs.
         context: what the step depends on besides its batch.
         knows_batches: whether the step is traced for the shapes of batches, not those of the data.
@@ -92,7 +93,6 @@ class Program:
         self._replicas = replicas
         self._replicated_step = replicated_step
         self.returns_results = results is not None
-        self.gathers = False
         self._last = LastOutputs(replicas.merged) if results is None else LastResults(results)
         self._xla_works = self._xla_gave_up = False
         self.done = 0
@@ -154,11 +154,11 @@ class Program:
 
     @property
     def seen(self) -> int:
-        """What all batches so far come to, as `Replicas` tells it."""
+        """A checksum of all batches so far, by which replicas see whether they read the same."""
         return self._replicas.seen
 
     def end_epoch(self) -> None:
-        """Is told that an epoch of training ends: all replicas then have the same averages."""
+        """Averages what layers keep, such as moving means, over the replicas as an epoch ends."""
         self._replicas.average()
 
     def whole(self, batch: Batch) -> Batch:
@@ -237,6 +237,7 @@ class Program:
         self._traces: dict[tuple, Callable] = {}
         self._tried: set[tuple] = set()
         self._alone = 0
+        self.gathers = False
         self._step = self._compiled_step()
 
     def _compiled_step(self) -> Callable:
@@ -367,8 +368,9 @@ class Program:
         """Takes steps while there are batches, up to `k`; returns how many, and what to keep."""
         batch_spec = self._spec_in_graph(source, first)
         compiled_step = self._step_for(self.shapes.traced(batch_spec))
-        spec = self._outputs_of(batch_spec)
         merges = collector is not self._last  # which does so after the loop
+        spec = self._outputs_of(batch_spec)
+        spec = self._replicas.merged_spec(spec) if merges else spec
 
         def step(done: tf.Tensor, seen: Any, collected: Any) -> tuple:
             outputs = compiled_step(source.batch(seen))
@@ -377,7 +379,7 @@ class Program:
             done += 1
             wanted = done < k if until is None else (done < k) & ~until(merged)
             # A batch that cannot be had must not break off the step before it.
-            with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
+            with tf.control_dependencies(tensors_of(outputs)):
                 self._counter.assign_add(1)
                 return done, source.look(first + done, wanted), collected
 
@@ -387,10 +389,10 @@ class Program:
             (
                 tf.zeros_like(k),
                 source.look(first, k > 0),
-                collector.start(self._replicas.merged_spec(spec) if merges else spec),
+                collector.start(spec),
             ),
         )
-        return done, collector.end(collected)
+        return done, collector.end(collected, spec)
 
     def _goes_alone(self, feed: Feed, k: int, under_xla: bool) -> bool:
         """Returns whether the next step on arrays runs without the loop, which costs a trace more.
@@ -443,8 +445,8 @@ class Program:
 class PredictProgram(Program):
     """A program whose outputs have a row for each row of the batches; those of all steps count.
 
-    `run` returns them as a list: of one structure where the rows of all steps fit behind one
-    another, otherwise of one structure a step.
+    `run` returns them as a list: of one structure where the rows of all steps can be concatenated,
+    otherwise of one structure a step.
     """
 
     groups_suit_xla = False  # how many rows there will be is open

@@ -1,10 +1,9 @@
-"""What public methods do besides their work: unknown arguments explained, tracebacks short."""
+"""Wraps public methods: suggests names of arguments, and shortens tracebacks."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import difflib
 import functools
 import inspect
 import os
@@ -14,6 +13,8 @@ from typing import ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
+
+from trainer.hints import did_you_mean
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -33,10 +34,11 @@ def public(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     Tracebacks are shortened unless `keras.config.disable_traceback_filtering()` was called.
     """
     names = [name for name in inspect.signature(method).parameters if name != "self"]
+    called_as = method.__qualname__.removesuffix(".__init__").rpartition(".")[-1]
 
     @functools.wraps(method)
     def called(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        check_names(method.__name__, names, kwargs)
+        check_names(called_as, names, kwargs)
         try:
             return method(*args, **kwargs)
         except Exception as error:
@@ -53,8 +55,7 @@ def check_names(method: str, names: list[str], given: Iterable[str]) -> None:
     """Raises TypeError for a name that is no argument of `method`, with the nearest that is."""
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
+            mend = did_you_mean(name, names) or f"it takes {', '.join(names)}."
             raise TypeError(f"{method} has no argument {name!r}: {mend}")
 
 
@@ -71,7 +72,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _users_part(frames: TracebackType | None) -> TracebackType | None:
-    """Returns the frames of the user's code, and the last one of Keras if the error is from there.
+    """Returns the frames of the user's code, and Keras's innermost one if Keras raised the error.
 
     Where there are none of these it is the last frame alone.
     """

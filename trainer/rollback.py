@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.collecting import tensors_of
+
 
 class Rollback:
     """Copies of what a step assigns in its forward pass: averages and seeds of layers.
@@ -25,17 +27,17 @@ class Rollback:
         self._variables = variables
         self._strategy = strategy
         self._copies: list[tuple[tf.Variable, tf.Variable]] = []  # variable and copy
-        self._is_under_way: tf.Variable | None = None
+        self._in_progress: tf.Variable | None = None
 
     @property
     def own_variables(self) -> list[tf.Variable]:
-        """The copies, and what tells whether they count."""
+        """The copies, and the flag that marks a step in progress."""
         copies = [
             part
             for _, copy in self._copies
             for part in (copy, *self._strategy.experimental_local_results(copy))
         ]
-        return [*copies, self._is_under_way] if self._copies else []
+        return [*copies, self._in_progress] if self._copies else []
 
     def prepare(self) -> bool:
         """Makes a copy for each variable that has none yet, before a step is traced.
@@ -47,8 +49,8 @@ class Rollback:
         for variable in self._variables():
             if id(variable.value) not in known:
                 self._copies.append((variable.value, self._copy_of(variable.value)))
-        if self._copies and self._is_under_way is None:
-            self._is_under_way = tf.Variable(False, trainable=False)
+        if self._copies and self._in_progress is None:
+            self._in_progress = tf.Variable(False, trainable=False)
         return len(self._copies) > len(known)
 
     def _copy_of(self, variable: tf.Variable) -> tf.Variable:
@@ -61,29 +63,29 @@ class Rollback:
             )
 
     def begin(self, batch: Any) -> Any:
-        """Copies the variables; returns `batch`, which is to be had only after that."""
+        """Copies the variables; returns `batch` with a control dependency on the copies."""
         if not self._copies:
             return batch
         assigned = [copy.assign(variable) for variable, copy in self._copies]
         with tf.control_dependencies(assigned):
-            begun = self._is_under_way.assign(True)
+            begun = self._in_progress.assign(True)
         with tf.control_dependencies([begun]):
             return keras.tree.map_structure(
                 lambda leaf: leaf if leaf is None else tf.identity(leaf), batch
             )
 
     def end(self, outputs: Any) -> None:
-        """Is told that a step came to its end, with these outputs."""
+        """Marks the step with these outputs as completed."""
         if self._copies:
-            with tf.control_dependencies(tf.nest.flatten(outputs, expand_composites=True)):
-                self._is_under_way.assign(False)
+            with tf.control_dependencies(tensors_of(outputs)):
+                self._in_progress.assign(False)
 
     def undo(self) -> None:
         """Restores the variables where a step began and did not come to its end."""
-        if not self._copies or not self._is_under_way.numpy():
+        if not self._copies or not self._in_progress.numpy():
             return
         results = self._strategy.experimental_local_results
         for variable, copy in self._copies:
             for part, value in zip(results(variable), results(copy), strict=True):
                 part.assign(value)
-        self._is_under_way.assign(False)
+        self._in_progress.assign(False)

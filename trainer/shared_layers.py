@@ -52,9 +52,9 @@ def check_sharing(networks: dict[str, keras.Model]) -> None:
 
 
 def unmark(config: Any, network: keras.Model, layers: dict[str, Origin]) -> None:
-    """Takes the marks of shared objects from `layers` in the configuration of a network.
+    """Removes the marks of shared objects from `layers` in the configuration of a network.
 
-    Keras would take marked layers from there, and then take the wrong one of their calls.
+    By the marks Keras would take layers of another network, and the wrong one of their calls.
     """
     ids = {id(network.get_layer(name)) for name in layers}
     parts = [config["config"]]

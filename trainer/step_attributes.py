@@ -6,18 +6,30 @@ the step itself sets, such as a count of its traces, is left out.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-_OFTEN = 5  # changes; each costs a trace
-_KINDS = (list, tuple, set, frozenset, dict)  # containers that are looked into
-_read: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("read", default=None)
+_OFTEN = 5  # changes of one; each costs a trace
+_MOST = 100  # parts of a container that is looked into
+_CONTAINERS = (list, tuple, set, frozenset, dict, np.ndarray)  # which may change inside
+
+
+class _Read(NamedTuple):
+    """What a step has read: attributes of an object, and what each was then."""
+
+    owner: dict[str, Any]
+    values: dict[str, Any]
+
+
+_read: contextvars.ContextVar[_Read | None] = contextvars.ContextVar("read", default=None)
 
 
 def in_step() -> bool:
@@ -57,9 +69,9 @@ class _Recording:
 
 
 def _recorded(owner: RecordsReads, name: str) -> Any:
-    read = _read.get()
-    if read is not None:
-        read.add(name)
+    read, attributes = _read.get(), object.__getattribute__(owner, "__dict__")
+    if read is not None and read.owner is attributes and name not in read.values:
+        read.values[name] = _frozen(attributes.get(name))
     return object.__getattribute__(owner, name)
 
 
@@ -69,6 +81,8 @@ _recording = _Recording()
 class StepAttributes:
     """The attributes that steps of an object read, as they were then.
 
+    Containers are compared by their parts, if these are 100 at most, else by identity.
+
     Args:
         owner: the object.
     """
@@ -76,17 +90,16 @@ class StepAttributes:
     def __init__(self, owner: RecordsReads):
         self._owner = vars(owner)
         self._values: dict[str, Any] = {}
-        self._containers: list[str] = []  # which may change inside
+        self._containers: list[str] = []
         self._own: set[str] = set()  # which steps set
         self._looked_at = 0
-        self._traces = 0
+        self._changes: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Records what a step reads meanwhile, if it is traced."""
         is_traced = tf.inside_function()
-        before = {name: _frozen(v) for name, v in self._owner.items()} if is_traced else {}
-        read: set[str] = set()
+        read = _Read(self._owner, {})
         token = _read.set(read)
         try:
             with _recording if is_traced else contextlib.nullcontext():
@@ -94,10 +107,12 @@ class StepAttributes:
         finally:
             _read.reset(token)
         if is_traced:
-            after = {name: self._now(name) for name in read - {"_changes"}}
-            self._own |= {name for name in after if after[name] != before.get(name, _NONE)}
+            before = {name: value for name, value in read.values.items() if name != "_changes"}
+            after = {name: self._now(name) for name in before}
+            self._own |= {name for name in before if before[name] != after[name]}
             self._values |= {name: after[name] for name in after if name not in self._own}
-            self._containers = [n for n in self._values if isinstance(self._owner.get(n), _KINDS)]
+            containers = (n for n in self._values if isinstance(self._owner.get(n), _CONTAINERS))
+            self._containers = list(containers)
 
     def changed(self) -> bool:
         """Returns whether one of them has another value by now; forgets them all if so."""
@@ -109,13 +124,14 @@ class StepAttributes:
             return False
         self._values.clear()
         self._containers = []
-        self._traces += 1
-        if self._traces == _OFTEN:
-            warnings.warn(
-                f"{', '.join(names)} of the trainer changed {_OFTEN} times, and each time the step "
-                "is traced again: make it a tf.Variable, and assign to it.",
-                stacklevel=2,
-            )
+        self._changes.update(names)
+        for name in names:
+            if self._changes[name] == _OFTEN:
+                warnings.warn(
+                    f"{name} of the trainer changed {_OFTEN} times, and each time the step is "
+                    "traced again: make it a tf.Variable, and assign to it.",
+                    stacklevel=2,
+                )
         return True
 
     def _now(self, name: str) -> Any:
@@ -134,15 +150,37 @@ class _Same:
     __hash__ = None
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: Any) -> list[Any]:
     """Returns what equals another one of the same numbers, texts and objects."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return type(value), value
-    if type(value) in _KINDS[:-1]:
-        return type(value), [_frozen(part) for part in value]
-    if type(value) is dict:
-        return dict, [(key, _frozen(part)) for key, part in value.items()]
-    return _Same(value)
+    found, waiting = [], [value]
+    while waiting:
+        part = waiting.pop()
+        if len(found) + _size(part) > _MOST:
+            return [_Same(value)]
+        found.append(_part_frozen(part))
+        if type(part) in (list, tuple):
+            waiting += part
+        elif type(part) is dict:
+            waiting += part.values()
+    return found
 
 
-_NONE = _frozen(None)
+def _size(part: Any) -> int:
+    if isinstance(part, np.ndarray):
+        return part.size
+    return len(part) if isinstance(part, _CONTAINERS) else 1
+
+
+def _part_frozen(part: Any) -> Any:
+    """Returns the same of a part, for a container without what it has, unless that is hashable."""
+    if isinstance(part, (float, complex)):
+        return type(part), repr(part)  # by which NaN is equal to NaN
+    if part is None or isinstance(part, (bool, int, str, bytes)):
+        return type(part), part
+    if type(part) in (list, tuple):
+        return type(part), len(part)
+    if type(part) in (set, frozenset, dict):
+        return type(part), list(part) if type(part) is dict else frozenset(part)
+    if type(part) is np.ndarray and not part.dtype.hasobject:
+        return part.dtype, part.shape, part.tobytes()
+    return _Same(part)

@@ -24,10 +24,10 @@ def has_means(algorithm: Algorithm, mode: Mode) -> bool:
 
 
 class StepContext:
-    """Whether a traced step still is the one that is asked for, and what is around it.
+    """Tells when a step has to be traced again, and holds what surrounds it.
 
-    It is another one after `compile`, after `make_train_function(force=True)`, where steps are to
-    run eagerly or no longer, and where an attribute of the trainer has changed that it reads.
+    It has to be after `compile`, after `make_train_function(force=True)`, where steps are to run
+    eagerly or no longer, and where an attribute of the trainer has changed that it reads.
 
     Args:
         algorithm: has the step.
@@ -84,13 +84,13 @@ class StepContext:
 
     @contextlib.contextmanager
     def replicas(self) -> Iterator[None]:
-        """Goes around the step on all replicas."""
+        """Is the context of a step on all replicas together."""
         with self.means.observing() if self._has_means else contextlib.nullcontext():
             yield
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Goes around a step, on each replica."""
+        """Is the context of a step on each replica."""
         with self._attributes.recording():
             yield
 
@@ -99,7 +99,7 @@ class StepContext:
         return self._rollback.begin(batch)
 
     def end(self, outputs: Any) -> None:
-        """Is told the outputs of a step, of all replicas."""
+        """Marks the step with these outputs, of all replicas, as completed."""
         self._rollback.end(outputs)
         if self._mode == "train":
             self._progress.count()

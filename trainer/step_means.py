@@ -19,8 +19,8 @@ from trainer.telling import Telling, telling
 class StepMeans:
     """Means over the rows of an epoch, of what a step returns.
 
-    They are of each number that a step returns, if it updates no metric; else of those whose key is
-    the name of a metric that it does not update. Results of metrics are means already.
+    If a step updates no metric, all numbers that it returns are averaged; else only those that are
+    named like a metric which it did not update. Of other keys an epoch reports the last step's.
 
     Args:
         metrics: returns the metrics that a step may update.

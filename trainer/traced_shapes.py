@@ -1,4 +1,4 @@
-"""The shapes that a step is traced for: what it knows of a batch is what Keras lets it know."""
+"""Chooses the shapes to trace a step for, as the installed Keras does."""
 
 from __future__ import annotations
 

@@ -205,7 +205,9 @@ def test_any_fraction_of_any_number_of_rows(rows, fraction):
     x = np.arange(rows)
     split_at = math.floor(rows * (1.0 - fraction))
     if split_at in (0, rows):
-        with pytest.raises(ValueError, match=f"of {rows} rows leaves one side empty: give more"):
+        with pytest.raises(
+            ValueError, match=f"of {rows} rows leaves one side empty: expected a share"
+        ):
             split_rows((x,), fraction)
         return
     (first,), (second,) = split_rows((x,), fraction)

@@ -171,8 +171,8 @@ def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:
         ) from None
     if not 0 < split_at < rows:
         raise ValueError(
-            f"validation_split={fraction} of {rows} rows leaves one side empty: give more rows or "
-            "another share between 0 and 1."
+            f"validation_split={fraction} of {rows} rows leaves one side empty: expected a share "
+            "between 0 and 1, such as 0.2, that leaves rows for both."
         )
     first = tree.map_structure(lambda array: _slice(array, 0, split_at), data)
     second = tree.map_structure(lambda array: _slice(array, split_at, rows), data)
