@@ -87,6 +87,21 @@ class ReturnsNothing(CustomTrainer):
         return None
 
 
+class TakesFromNothing(CustomTrainer):
+    def train_step(self, data):
+        return next(iter(()))
+
+
+class OfThreeNumbers(keras.Model):
+    def call(self, x):
+        return tf.matmul(x, tf.ones((3, 1)))
+
+
+def compiled(model):
+    model.compile("sgd", "mse")
+    return model
+
+
 NARROW = (ROWS[:8, :3], LABELS[:8])
 TEXT = np.full((40, 4), "three")
 
@@ -218,6 +233,16 @@ BEFORE_TRAINING = {
         lambda m: CustomTrainer(m, loss="categorical_crossentropy").fit(ROWS, LABELS, verbose=0),
         ValueError,
         "for class numbers, use SparseCategoricalCrossentropy",
+    ),
+    "shapes within a class of one's own": (
+        lambda m: CustomTrainer(compiled(OfThreeNumbers())).fit(ROWS, LABELS, verbose=0),
+        ValueError,
+        r"Exception encountered when calling OfThreeNumbers.*The batch was x: float32",
+    ),
+    "end of an iterator of one's own": (
+        lambda m: fit(m, ROWS, LABELS, trainer=TakesFromNothing),
+        RuntimeError,
+        r"A step raised StopIteration",
     ),
     "train_step without logs": (
         lambda m: fit(m, ROWS, LABELS, trainer=ReturnsNothing),

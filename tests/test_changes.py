@@ -51,6 +51,21 @@ def test_make_train_function_forced_in_mid_epoch_reaches_the_next_batch():
         np.testing.assert_array_equal(own, expected)
 
 
+def test_a_train_function_set_to_none_is_made_again():
+    def frozen_by(through):
+        model = dense()
+        runner = through(model)
+        fit(runner)
+        model.layers[0].trainable = False
+        model.train_function = None
+        kernel = model.layers[0].kernel.numpy()
+        history = fit(runner)
+        np.testing.assert_array_equal(model.layers[0].kernel, kernel)
+        return history
+
+    assert frozen_by(CustomTrainer) == frozen_by(lambda model: model)
+
+
 class Compiles(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 1:
@@ -214,6 +229,41 @@ def test_of_large_containers_the_identity_counts():
     trainer.value = [*trainer.value]
     fit(trainer)
     assert trainer.traces > traces
+
+
+class Sums(keras.metrics.Metric):
+    """Returns its variable as its result."""
+
+    def __init__(self):
+        super().__init__(name="sums")
+        self.sums = self.add_weight(name="sums", initializer="zeros")
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        self.sums.assign_add(tf.reduce_sum(y_pred))
+
+    def result(self):
+        return self.sums
+
+
+def test_a_result_that_is_a_variable_is_that_of_the_epoch():
+    # Keras reads it once the validation has changed it.
+    alone = fit(CustomTrainer(dense(metrics=[Sums()])))["sums"]
+    for callbacks in (
+        [],
+        [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)],
+    ):
+        trainer = CustomTrainer(dense(metrics=[Sums()]))
+        history = fit(trainer, validation_data=(X, Y), callbacks=callbacks)
+        assert history["sums"] == alone
+
+
+class LossWithoutTraining(CustomTrainer):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def test_compute_loss_may_be_overridden_without_training():
+    assert fit(LossWithoutTraining(dense())) == fit(CustomTrainer(dense()))
 
 
 class LogsNone(CustomTrainer):

@@ -90,6 +90,19 @@ def dense(cls=keras.Model, loss=SPARSE, units=2, shape=(6,), **settings):
     return model
 
 
+class EvaluatesByKeywords(keras.Model):
+    def evaluate(self, **arguments):
+        return super().evaluate(**arguments)
+
+
+def crossed_names():
+    inputs = keras.Input((6,))
+    outputs = {"p": layers.Dense(3, name="a")(inputs), "a": layers.Dense(2, name="p")(inputs)}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {name: SPARSE(from_logits=True) for name in outputs})
+    return model
+
+
 def any_size():
     model = keras.Sequential([layers.Conv1D(2, 2), layers.GlobalMaxPooling1D(), layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -189,6 +202,18 @@ LEGAL = {
             {"callbacks": [AddsLog(), keras.callbacks.EarlyStopping("val_f1", mode="max")]},
         ),
     ),
+    "outputs by names of other layers": (
+        crossed_names,
+        lambda: (X, {"p": Y % 2 + 1, "a": Y % 2}, {}),
+    ),
+    "a frequency of validations that there are not": (
+        dense,
+        lambda: (X, Y, {"validation_freq": 0}),
+    ),
+    "an evaluate by keywords": (
+        lambda: dense(EvaluatesByKeywords),
+        lambda: (X, Y, {"validation_data": (X, Y)}),
+    ),
     "empty validation data": (dense, lambda: (X, Y, {"validation_data": dataset().take(0)})),
 }
 
@@ -257,6 +282,21 @@ def test_an_error_of_ones_own_keeps_its_type_and_gets_no_advice(name):
     with pytest.raises(OwnError, match="^a bug in my loss") as caught:
         CustomTrainer(model()).fit(*data(), verbose=0)
     assert caught.value.args == ("a bug in my loss",)
+    batch, place = caught.value.__notes__
+    assert batch.startswith("The batch was x: float32")
+    assert place == "(while training, epoch 0, step 0)"
+
+
+class ForgetsItsLoss(keras.Sequential):
+    def train_step(self, x):
+        return {"loss": tf.convert_to_tensor(None)}
+
+
+def test_a_step_that_needs_no_y_is_not_told_to_have_one():
+    model = ForgetsItsLoss([keras.Input((6,)), layers.Dense(1)])
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="None values not supported") as caught:
+        CustomTrainer(model).fit(X, verbose=0)
     batch, place = caught.value.__notes__
     assert batch.startswith("The batch was x: float32")
     assert place == "(while training, epoch 0, step 0)"

@@ -701,7 +701,6 @@ def test_a_mirrored_strategy_of_one_device() -> None:
     fit_both_on_arrays_then_dataset(build, DENSE, validate=True)
 
 
-@pytest.mark.exhaustive
 def test_a_mirrored_strategy_of_two_devices() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     data = (*DENSE, WEIGHTS)

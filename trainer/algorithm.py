@@ -72,7 +72,7 @@ class Algorithm(RecordsReads):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             y_pred = self.call_model(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            loss = self._loss_of(x, y, y_pred, sample_weight, training=True)
         self.track_loss(loss, x)
         self.minimize(loss, tape)
         return self.compute_metrics(x, y, y_pred, sample_weight)
@@ -83,7 +83,7 @@ class Algorithm(RecordsReads):
             return self.model.test_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self.call_model(x, training=False)
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        loss = self._loss_of(x, y, y_pred, sample_weight, training=False)
         self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
@@ -124,6 +124,12 @@ class Algorithm(RecordsReads):
             if not overrides(self.model, "compute_loss"):
                 sample_weight = weights_on_replica(self.model, y, y_pred, sample_weight)
             return replica_mean(self.model.compute_loss(x, y, y_pred, sample_weight, **keywords))
+
+    def _loss_of(self, *data: Any, training: bool) -> tf.Tensor:
+        """Calls `compute_loss`, which may have been overridden without `training`, as in Keras."""
+        parameters = inspect.signature(self.compute_loss).parameters.values()
+        takes_training = any(p.name == "training" or p.kind == p.VAR_KEYWORD for p in parameters)
+        return self.compute_loss(*data, **({"training": training} if takes_training else {}))
 
     def call_loss(
         self, loss: keras.losses.Loss, y: Any, y_pred: Any, sample_weight: Any = None
@@ -260,8 +266,14 @@ class Algorithm(RecordsReads):
         return {**logs, **_results(self.own_metrics)}
 
     def metric_results(self) -> dict[str, tf.Tensor]:
-        """Returns the running value of every metric by log key."""
-        return {**self.model.get_metrics_result(), **_results(self.own_metrics)}
+        """Returns the running value of every metric by log key, also where that is a variable."""
+        results = {**self.model.get_metrics_result(), **_results(self.own_metrics)}
+        return {
+            key: tf.convert_to_tensor(value)
+            if isinstance(value, (tf.Variable, keras.Variable))
+            else value
+            for key, value in results.items()
+        }
 
     def reset_metrics(self) -> None:
         """Starts all metrics afresh."""

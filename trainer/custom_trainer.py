@@ -244,7 +244,8 @@ class CustomTrainer(Algorithm):
         """
         checks.outside_functions("fit", tf.errors.OperatorNotAllowedInGraphError)
         self._check_compiled("fit", "train")
-        checks.validation_frequency(validation_freq)
+        if validation_data is not None or validation_split:
+            checks.validation_frequency(validation_freq)
         checks.class_weight(class_weight)
         initial_epoch = checks.whole_number("initial_epoch", initial_epoch)
         epochs = checks.whole_number("epochs", epochs)
@@ -267,7 +268,8 @@ class CustomTrainer(Algorithm):
             class_weight=class_weight,
         )
         validations = range(initial_epoch + 1, epochs + 1)
-        evaluations = sum(loop.is_due(number, validation_freq) for number in validations)
+        is_given = validation_data is not None
+        evaluations = is_given and sum(loop.is_due(n, validation_freq) for n in validations)
         val_batch_size = validation_batch_size or batch_size
         val_data = keras.utils.unpack_x_y_sample_weight(validation_data)
         own_evaluate = self._own_evaluate()
@@ -775,13 +777,15 @@ def _evaluated(
 ) -> dict[str, float]:
     """Returns the logs of an `evaluate` that a class overrides, called as Keras's `fit` does."""
     x, y, sample_weight = data
-    return evaluate(
-        *(x, y),
+    logs = evaluate(
+        x=x,
+        y=y,
         sample_weight=sample_weight,
         callbacks=hooks.callback_list,
         return_dict=True,
         **settings,
     )
+    return dict(logs.items())
 
 
 def _read(path: Path, writer: str) -> Contents:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ import tensorflow as tf
 from trainer.hints import did_you_mean
 
 tree = keras.tree
+_KERAS = Path(keras.__file__).parent
 # Parts of what TensorFlow and Keras say of shapes that do not fit.
 _OF_SHAPES = (
     "Invalid input shape",
@@ -64,8 +67,8 @@ def explain(error: Exception, inputs: Any, batch: Any) -> None:
     for hint in (
         _hint_for_label(text),
         _hint_for_name(text),
-        _hint_for_missing_loss(text),
-        _hint_for_missing_y(text, batch),
+        _hint_for_missing_loss(error),
+        _hint_for_missing_y(error, batch),
         _hint_for_classes(text),
         _hint_for_range(text),
         _hint_for_strings(text, batch),
@@ -74,6 +77,13 @@ def explain(error: Exception, inputs: Any, batch: Any) -> None:
         if hint:
             add_note(error, hint)
     add_note(error, f"The batch was {_described(batch)}.")
+
+
+def _came_up_in(error: Exception, part: str) -> bool:
+    """Returns whether `error` passed through the folder `part` of Keras."""
+    frames = traceback.walk_tb(error.__traceback__)
+    places = (Path(frame.f_code.co_filename) for frame, _ in frames)
+    return any(place.is_relative_to(_KERAS) and part in place.parts for place in places)
 
 
 def _hint_for_label(text: str) -> str | None:
@@ -113,8 +123,8 @@ def _hint_for_name(text: str) -> str | None:
     return f"There is no {kind} {name!r}: {mend}"
 
 
-def _hint_for_missing_loss(text: str) -> str | None:
-    if "No loss to compute" not in text:
+def _hint_for_missing_loss(error: Exception) -> str | None:
+    if "No loss to compute" not in str(error) or not _came_up_in(error, "trainers"):
         return None
     return (
         "The model is compiled without a loss and adds none by add_loss: give CustomTrainer a "
@@ -122,8 +132,8 @@ def _hint_for_missing_loss(text: str) -> str | None:
     )
 
 
-def _hint_for_missing_y(text: str, batch: Any) -> str | None:
-    if "None values not supported" not in text:
+def _hint_for_missing_y(error: Exception, batch: Any) -> str | None:
+    if "None values not supported" not in str(error) or not _came_up_in(error, "losses"):
         return None
     if keras.utils.unpack_x_y_sample_weight(batch)[1] is not None:
         return None
@@ -184,7 +194,11 @@ def _hint_for_strings(text: str, batch: Any) -> str | None:
 
 def _hint_for_single_rows(text: str, x: Any, inputs: Any) -> str | None:
     leaves, symbols = tree.flatten(x), tree.flatten(inputs)
-    if len(leaves) != len(symbols) or not any(part in text for part in _OF_SHAPES):
+    if (
+        inputs is None
+        or len(leaves) != len(symbols)
+        or not any(part in text for part in _OF_SHAPES)
+    ):
         return None
     for leaf, symbol in zip(leaves, symbols, strict=True):
         came = tf.TensorShape(getattr(leaf, "shape", None))

@@ -56,6 +56,11 @@ def _of_groups(of: Facts) -> str:
         return f"steps called one by one, as they run eagerly{kept}"
     if not of.is_in_graph:
         return f"steps called one by one, as their batches come from Python{kept}"
+    if of.program.draws:
+        return (
+            "steps called one by one, as they draw numbers by tf.random (keras.random has seeds "
+            f"that groups of steps keep){kept}"
+        )
     if watch.holder is not None:
         return (
             f"groups of 1 step, held by {_name(watch.holder)}, which may act on "
@@ -86,6 +91,10 @@ def _of_length(of: Facts, watch: Watch) -> str:
 def _of_xla(of: Facts) -> str:
     if of.program.gave_up_xla:
         return "no XLA, which cannot compile the step"
+    if of.choice.groups and of.program.operations.draws:
+        return "no XLA, which draws other numbers than tf.random"
+    if of.choice.groups and of.program.operations.checks:
+        return "no XLA, which drops the checks of the step by tf.debugging"
     return f"XLA, {of.choice.why}" if of.choice.groups else f"no XLA, {of.choice.why}"
 
 

@@ -27,10 +27,11 @@ def check_labels(model: keras.Model, y: Any) -> None:
         ValueError: a label is no class number.
     """
     for labels, classes, ignored in _sparse_targets(model, y):
-        is_integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"
-        if not is_integers or isinstance(labels, np.memmap) or not labels.size:
+        are_numbers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iuf"
+        if not are_numbers or isinstance(labels, np.memmap) or not labels.size:
             continue
-        for label in (int(labels.min()), int(labels.max())):
+        for label in filter(np.isfinite, (labels.min(), labels.max())):
+            label = int(label)  # as Keras casts them
             if not 0 <= label < classes and label != ignored:
                 raise ValueError(label_outside(label, classes))
 
@@ -50,7 +51,11 @@ def _sparse_targets(model: keras.Model, y: Any) -> Iterator[tuple[Any, int, int 
 def per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:
     """Returns the part of `structure` for each output, `None` where it cannot be told."""
     if isinstance(structure, dict):
-        return [structure.get(name) for name in getattr(model, "output_names", [None] * count)]
+        names = getattr(model, "output_names", [None] * count)
+        outputs = getattr(model, "output", None)
+        if isinstance(outputs, dict) and sorted(outputs) != names:  # named like other layers
+            return [None] * count
+        return [structure.get(name) for name in names]
     leaves = tree.flatten(structure)
     return leaves if len(leaves) == count else [None] * count
 

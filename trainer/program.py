@@ -24,6 +24,7 @@ from trainer.collecting import (
     tensors_of,
 )
 from trainer.feeds import Batch, Feed, Source
+from trainer.operations import Operations
 from trainer.pace import Pace
 from trainer.replicas import Replicas
 from trainer.step_context import StepContext
@@ -54,6 +55,7 @@ class Program:
         shapes: the shapes that the step is traced for.
         returns_results: whether `results` was given.
         gathers: whether groups have one step, as replicas gather in it what they exchange.
+        operations: what the step does that a loop or XLA has to take care of.
         done: how many steps the last call of `run` had, also if something ended it.
     """
 
@@ -75,6 +77,8 @@ class Program:
             try:
                 with context.step():
                     return step(context.begin(batch))
+            except StopIteration as error:  # which for the loop is the end of the data
+                raise RuntimeError("A step raised StopIteration.") from error
             except Exception as error:
                 explain(error, batch)
                 raise
@@ -134,6 +138,10 @@ class Program:
         # Whether XLA takes the step is tried on a batch that can be run again without it.
         tries_xla = self._jit_compile and not self._xla_works and not feed.full_steps
         from_python = self._run_eagerly or not feed.is_in_graph or self._goes_singly(feed)
+        if not from_python:
+            self._know_step(feed, under_xla)
+            under_xla = under_xla and self.operations == Operations()
+            from_python = self.draws and feed.rows is None
         if from_python or tries_xla:
             outputs = self._run_from_python(feed, 1 if tries_xla and feed.is_in_graph else k, until)
             return Ran(len(outputs), outputs[-1], stacked(outputs) if each else None)
@@ -141,6 +149,18 @@ class Program:
             outputs = self._run_alone(feed)
             return Ran(1, outputs, stacked([outputs]) if each else None)
         return self._run_in_graph(feed, k, each, until, under_xla)
+
+    @property
+    def draws(self) -> bool:
+        """Whether steps are called one by one, for what they draw to be what `model.fit` draws."""
+        return self.operations.draws and not self._jit_compile
+
+    def _know_step(self, feed: Feed, under_xla: bool) -> None:
+        """Traces the step before its first group, for what operations it has."""
+        if self._traces or self._varies(feed):
+            return
+        window = feed.full_window(1) if under_xla and self.groups_suit_xla else None
+        self._trace((window or feed.window(1)).source.spec())
 
     @property
     def gave_up_xla(self) -> bool:
@@ -238,6 +258,7 @@ class Program:
         self._tried: set[tuple] = set()
         self._alone = 0
         self.gathers = False
+        self.operations = Operations()
         self._step = self._compiled_step()
 
     def _compiled_step(self) -> Callable:
@@ -402,7 +423,8 @@ class Program:
         if feed.rows is None or (under_xla and feed.position < feed.full_steps):
             return False
         is_single = min(k, feed.steps - feed.position) == 1
-        return is_single or (self._alone < STEPS_ALONE and not self._jit_compile)
+        is_early = self._alone < STEPS_ALONE and not self._jit_compile
+        return is_single or is_early or self.draws
 
     def _run_alone(self, feed: Feed) -> Any:
         """Returns the outputs of a step on the next batch of arrays."""
@@ -438,7 +460,8 @@ class Program:
         batch_spec = self.shapes.traced(batch_spec)
         key = tuple(keras.tree.flatten_with_path(batch_spec))
         if key not in self._traces:
-            self._traces[key] = self._step_for(batch_spec).get_concrete_function(batch_spec)
+            trace = self._step_for(batch_spec).get_concrete_function(batch_spec)
+            self._traces[key], self.operations = trace, self.operations.and_of(trace)
         return self._traces[key]
 
 
@@ -455,7 +478,7 @@ class PredictProgram(Program):
     def _run(self, feed: Feed, k: int, *how: Any) -> Ran:
         if not feed.position:
             spec = self._output_spec(feed) if feed.is_in_graph else None
-            self._joins = spec is not None and Rows.takes(spec)
+            self._joins = spec is not None and Rows.takes(spec) and not self.draws
         if self._joins:
             ran = super()._run(feed, k, *how)
             return ran._replace(outputs=[ran.outputs])

@@ -72,15 +72,22 @@ class StepContext:
     def prepare(self) -> bool:
         """Gets ready for a call; returns whether the step is another one than at the last call."""
         self._progress.prepare()
-        # Keras keeps here what `make_train_function` makes.
-        function = getattr(self._model, f"{self._mode}_function", None)
-        marks = (compile_mark(self._model), function, self.run_eagerly)
+        marks = (compile_mark(self._model), self._function_of_keras(), self.run_eagerly)
         is_other = self._attributes.changed() or marks != self._marks
         self._marks = marks
         if is_other or not self._knows_variables:
             is_other = self._rollback.prepare() or is_other
             self._knows_variables = self._model.built
         return is_other
+
+    def _function_of_keras(self) -> Callable[..., Any]:
+        """Returns what Keras compiles; a user who has it made again wants another step.
+
+        `make_train_function(force=True)` does that, and so does to set it to `None`.
+        """
+        if getattr(self._model, f"{self._mode}_function") is None:
+            getattr(self._model, f"make_{self._mode}_function")()
+        return getattr(self._model, f"{self._mode}_function")
 
     @contextlib.contextmanager
     def replicas(self) -> Iterator[None]:
