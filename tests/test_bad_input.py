@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer
 
 ROWS = np.random.default_rng(0).random((40, 4), dtype=np.float32)
@@ -518,7 +518,7 @@ def drawing_classifier(**settings):
 
 
 @pytest.mark.parametrize("eager", **each({"compiled": False, "eager": True}, ["compiled"]))
-@pytest.mark.parametrize("case", AT_A_BATCH)
+@pytest.mark.parametrize("case", names_of(AT_A_BATCH, ["shape, generator", "labels, dataset"]))
 def test_a_bad_batch_leaves_the_weights_of_the_last_whole_step(case, eager):
     provoke, kind, message = AT_A_BATCH[case]
     model, twin = drawing_classifier(run_eagerly=eager), drawing_classifier(run_eagerly=eager)

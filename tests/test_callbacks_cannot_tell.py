@@ -635,7 +635,9 @@ BUILT_IN = {
     **each(
         BUILT_IN,
         without(
-            BUILT_IN, "EarlyStopping of a baseline", "weights by ModelCheckpoint each 2 batches"
+            BUILT_IN,
+            *("EarlyStopping of a baseline", "weights by ModelCheckpoint each 2 batches"),
+            *("History", "writing on epochs"),
         ),
     ),
 )

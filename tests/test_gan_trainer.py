@@ -17,7 +17,7 @@ from tests.helpers.comparisons import assert_same
 from tests.helpers.data import numbers
 from tests.helpers.gans import ByHand, batches, fit, gan, images, parts_of, state_of, untrained
 from tests.helpers.models import dtype_policy
-from tests.helpers.tables import names_of
+from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer, GANTrainer, Networks
 from trainer.callbacks import ForNetwork, SampleImages
 from trainer.traced_shapes import keras_traces_batches
@@ -93,6 +93,7 @@ def test_groups_of_steps_train_as_single_ones():
     assert_same(state_of(trainer), state_of(single))
 
 
+@pytest.mark.exhaustive
 def test_several_steps_of_the_discriminator_are_a_hand_written_loop():
     trainer, hand = gan(discriminator_steps=3), ByHand(steps=3)
     fit(trainer)
@@ -103,6 +104,7 @@ def test_several_steps_of_the_discriminator_are_a_hand_written_loop():
     assert trainer.model.seed_generator.state.numpy()[1] == STEPS * (3 * 2 + 1)
 
 
+@pytest.mark.exhaustive
 def test_no_label_noise_draws_nothing():
     trainer = untrained(without_noise)
     fit(trainer)
@@ -228,7 +230,9 @@ def test_latent_points_may_be_of_another_shape():
     assert trainer.model.seed_generator.state.numpy()[1] == 3 * STEPS
 
 
-@pytest.mark.parametrize("probabilities", [False, True], ids=["logits", "probabilities"])
+@pytest.mark.parametrize(
+    "probabilities", **each({"logits": False, "probabilities": True}, ["probabilities"])
+)
 def test_accuracies_are_shares_of_the_rows(probabilities):
     loss = keras.losses.BinaryCrossentropy(from_logits=not probabilities)
     activation = "sigmoid" if probabilities else None
@@ -784,6 +788,7 @@ def test_tensorboard_has_both_losses(tmp_path):
     not hasattr(keras.optimizers, "MultiOptimizer"),
     reason="TensorBoard logs several learning rates since Keras knows several optimizers",
 )
+@pytest.mark.exhaustive
 def test_tensorboard_has_both_learning_rates(tmp_path):
     trainer = gan(
         d_optimizer=keras.optimizers.Adam(0.25, name="d"),
@@ -796,6 +801,7 @@ def test_tensorboard_has_both_learning_rates(tmp_path):
     assert training["epoch_learning_rate_g"] == [0.5]
 
 
+@pytest.mark.exhaustive
 def test_csv_logger_writes_every_log_key(tmp_path):
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     history = fit(untrained(), epochs=2, validation_data=batches(), callbacks=[logger]).history
@@ -816,6 +822,7 @@ class BreaksAt(keras.callbacks.Callback):
             raise RuntimeError("the power went out")
 
 
+@pytest.mark.exhaustive
 def test_backup_and_restore_ends_as_the_uninterrupted_run(tmp_path):
     trainer = untrained()
     history = fit(trainer, epochs=4).history
@@ -846,6 +853,7 @@ def test_terminate_on_nan_stops_at_the_step_that_has_it():
     assert history.epoch == [0]
 
 
+@pytest.mark.exhaustive
 def test_lambda_callback_sees_the_losses_of_each_step():
     hand, seen = ByHand(), []
     noting = keras.callbacks.LambdaCallback(
@@ -1022,6 +1030,7 @@ def test_a_checkpoint_for_a_network_writes_it_alone(tmp_path):
     assert_same(loaded.predict(points, verbose=0), trainer.generator.predict(points, verbose=0))
 
 
+@pytest.mark.exhaustive
 def test_swap_ema_weights_for_a_network_swaps_it_alone():
     trainer = gan(
         g_optimizer=keras.optimizers.SGD(0.1, use_ema=True), networks=gans.linear_networks
@@ -1397,12 +1406,12 @@ def mixed_networks():
 def test_mixed_precision_scales_the_loss_of_both_networks():
     trainer, single = gan(networks=mixed_networks), gan(networks=networks_without_dropout)
     optimizers = trainer.model.optimizers.values()
-    assert {type(each) for each in optimizers} == {keras.optimizers.LossScaleOptimizer}
+    assert {type(optimizer) for optimizer in optimizers} == {keras.optimizers.LossScaleOptimizer}
     history, expected = fit(trainer, epochs=2).history, fit(single, epochs=2).history
-    for each in optimizers:  # which leave out a step and halve the scale where it overflows
-        skipped = 2 * STEPS - int(each.inner_optimizer.iterations)
+    for optimizer in optimizers:  # which leave out a step and halve the scale where it overflows
+        skipped = 2 * STEPS - int(optimizer.inner_optimizer.iterations)
         assert skipped in (0, 1)
-        assert float(each.dynamic_scale.numpy()) == 2.0 ** (15 - skipped)
+        assert float(optimizer.dynamic_scale.numpy()) == 2.0 ** (15 - skipped)
     for key in ("d_loss", "g_loss"):
         np.testing.assert_allclose(history[key], expected[key], rtol=1e-2)
     weights = zip(trainer.model.trainable_weights, single.model.trainable_weights, strict=True)
@@ -1411,6 +1420,7 @@ def test_mixed_precision_scales_the_loss_of_both_networks():
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_a_gan_of_mixed_precision_is_saved_and_loaded(tmp_path):
     trainer = gan(networks=mixed_networks)
     fit(trainer)
@@ -1427,6 +1437,7 @@ def wasserstein():
     return gan(WGANGP)
 
 
+@pytest.mark.exhaustive
 def test_validation_of_a_gan_with_a_penalty_changes_no_training():
     states = []
     for more in ({}, {"validation_data": batches()}):

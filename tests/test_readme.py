@@ -15,6 +15,7 @@ from tests.helpers.processes import ROOT
 README = ROOT / "README.md"
 
 
+@pytest.mark.examples
 def test_the_python_blocks_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) >= 3

@@ -39,8 +39,7 @@ ON_DEVICES = {
 }
 IN_PROCESSES = {"one stops in an epoch", "one stops after an epoch"}
 TELLING = {
-    *("a plain model", "add_loss, sample_weight, AUC", "masks, clipped", "clipped and scaled"),
-    *("a step of its own", "a GAN"),
+    *("a plain model", "add_loss, sample_weight, AUC", "masks, clipped", "a GAN"),
 }
 SETUPS = {
     "2 devices": Setup(2, 1, [n for n in replicas.NAMES if n not in IN_PROCESSES], TELLING),

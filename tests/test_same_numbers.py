@@ -28,6 +28,7 @@ from tests.helpers.data import (
     rows_of,
     two_like_batches,
 )
+from tests.helpers.devices import strategy_for
 from tests.helpers.models import (
     Twins,
     compiled,
@@ -120,8 +121,7 @@ OPTIMIZERS = {
 
 
 DEFAULT_OPTIMIZERS = (
-    *("sgd momentum", "adam global_clipnorm", "adamw of a schedule", "gradient accumulation"),
-    *("ema overwriting", "several, scaled"),
+    *("adam global_clipnorm", "gradient accumulation", "ema overwriting", "several, scaled"),
 )
 
 
@@ -318,7 +318,8 @@ MODELS = {
 
 SELDOM = (
     *("two by two in lists", "masking layer", "mixed_bfloat16", "without training arguments"),
-    *("logs within logs", "log keys of its own", "mixed_float16"),
+    *("logs within logs", "log keys of its own", "mixed_float16", "weighted_metrics"),
+    *("steps_per_execution=3", "two by two in dicts, a sample_weight each"),
 )
 
 
@@ -362,7 +363,7 @@ CLASS_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize(("build", "y", "class_weight"), **each(CLASS_WEIGHTS))
+@pytest.mark.parametrize(("build", "y", "class_weight"), **each(CLASS_WEIGHTS, ["one-hot rows"]))
 def test_class_weight(build: Build, y: np.ndarray, class_weight: dict[int, float]) -> None:
     fit_both_on_arrays_then_dataset(build, (X, y), class_weight=class_weight)
 
@@ -469,7 +470,14 @@ def slow_dataset() -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(batches, output_signature=spec)
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 2, 3])
+@pytest.mark.parametrize(
+    "steps_per_execution",
+    [
+        pytest.param(1, marks=pytest.mark.exhaustive),
+        2,
+        pytest.param(3, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_waiting_for_the_end_of_the_data_is_no_step(steps_per_execution: int) -> None:
     """`model.fit` counts a step more, in optimizer and dropout, if a thread is quick enough."""
     twins = untrained(with_dropout)
@@ -585,10 +593,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("build", "make"),
-    **each(KINDS, without(KINDS, "int64", "uint8", "dict of series", "scipy coo", "memmap")),
+SELDOM_KINDS = (
+    *("float64", "int64", "uint8", "bool", "dict of arrays", "dict of series", "scipy coo"),
+    "memmap",
 )
+
+
+@pytest.mark.parametrize(("build", "make"), **each(KINDS, without(KINDS, *SELDOM_KINDS)))
 def test_kinds_of_arrays(build: Build, make: Callable[[Any], tuple], tmp_path) -> None:
     twins, data = untrained(build), make(tmp_path)
     fit_both(twins, as_arrays, data)
@@ -625,7 +636,7 @@ CALLS = {
 
 @pytest.mark.parametrize(
     ("build", "data"),
-    **each(CALLS, ("loss and metrics", "lists", "dicts", "log keys of the model")),
+    **each(CALLS, ("loss and metrics", "dicts", "log keys of the model")),
 )
 def test_what_calls_return(build: Build, data: tuple) -> None:
     def results(runner: Any) -> dict[str, Any]:
@@ -701,8 +712,9 @@ def test_a_mirrored_strategy_of_one_device() -> None:
     fit_both_on_arrays_then_dataset(build, DENSE, validate=True)
 
 
+@pytest.mark.exhaustive
 def test_a_mirrored_strategy_of_two_devices() -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = strategy_for(2)  # of which TensorFlow takes one in a process
     data = (*DENSE, WEIGHTS)
 
     def build() -> keras.Model:
@@ -895,7 +907,7 @@ def test_two_networks_in_mixed_precision_are_a_hand_written_loop() -> None:
     assert_same_values(trainer.decoder_optimizer, decoder_optimizer)
 
 
-@pytest.mark.parametrize("rows", [40, 48], ids=["odd last batch", "even"])
+@pytest.mark.parametrize("rows", **each({"odd last batch": 40, "even": 48}, ["even"]))
 def test_the_shapes_of_an_earlier_fit_change_no_number(rows: int) -> None:
     twins = untrained(lambda: compiled(mlp(layers.BatchNormalization()), optimizers.SGD(0.01)))
     x, y = numbers(rows, 4), numbers(rows, 1, seed=1)

@@ -92,7 +92,13 @@ def test_with_groups_of_steps_a_picture_follows_the_group_that_has_the_step(tmp_
 
 
 @pytest.mark.parametrize(
-    ("every", "due"), [(2, [2, 5, 6, 8]), (3, [3, 6, 9]), (4, [5, 8]), (1, [2, 3, 5, 6, 8, 9])]
+    ("every", "due"),
+    [
+        (2, [2, 5, 6, 8]),
+        pytest.param(3, [3, 6, 9], marks=pytest.mark.exhaustive),
+        pytest.param(4, [5, 8], marks=pytest.mark.exhaustive),
+        pytest.param(1, [2, 3, 5, 6, 8, 9], marks=pytest.mark.exhaustive),
+    ],
 )
 def test_with_groups_and_odd_epochs_a_picture_is_named_by_the_steps_trained(tmp_path, every, due):
     trainer = gan(steps_per_execution=2, networks=gans.linear_networks)

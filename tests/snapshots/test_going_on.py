@@ -106,7 +106,7 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("data", **each(DATA))
+@pytest.mark.parametrize("data", **each(DATA, ["tf.data"]))
 def test_ctrl_c_then_fit_goes_on_in_the_same_process(tmp_path, capsys, monkeypatch, data):
     monkeypatch.setattr(program, "STEPS_ALONE", 0)
     expected = fit(trainer(), **data())

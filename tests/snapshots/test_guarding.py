@@ -205,7 +205,14 @@ def test_replay_runs_the_step_of_the_trainer_eagerly(tmp_path):
     assert np.isinf(made.replay(error.path)["loss"])  # weights came back, too
 
 
-@pytest.mark.parametrize(("given", "epochs"), [("arrays", 2), ("tf.data", 2), ("a generator", 1)])
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        pytest.param("arrays", 2, marks=pytest.mark.exhaustive),
+        ("tf.data", 2),
+        pytest.param("a generator", 1, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_steps_can_be_left_out(tmp_path, given, epochs):
     skipping, without = trainer(), trainer()
     with pytest.warns(UserWarning, match=rf"Step {BAD}, .* It is left out\.") as warned:
@@ -287,6 +294,7 @@ def test_a_loss_scale_that_is_too_large_is_no_failure(tmp_path):
     assert float(optimizer.dynamic_scale) < 2.0**127  # it was too large
 
 
+@pytest.mark.exhaustive
 def test_a_gan_is_guarded_too(tmp_path):
     images = np.tanh(numbers(64, *gans.IMAGE))
     gan = GANTrainer(
