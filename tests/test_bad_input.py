@@ -214,10 +214,10 @@ BEFORE_TRAINING = {
         ValueError,
         "no optimizer 'adm': did you mean 'Adam'",
     ),
-    "optimizer class": (
-        lambda m: CustomTrainer(m, optimizer=keras.optimizers.Adam, loss="mse"),
+    "class of no optimizer": (
+        lambda m: CustomTrainer(m, optimizer=keras.losses.MeanSquaredError, loss="mse"),
         ValueError,
-        r"The optimizer is a class: expected an object of it, such as Adam\(\)",
+        r"The optimizer is a class: expected an object of it, such as MeanSquaredError\(\)",
     ),
     "argument of the trainer": (
         lambda m: CustomTrainer(m, optimiser="adam"),

@@ -106,7 +106,7 @@ def test_short_groups_at_first(quick):
 def test_groups_of_all_that_there_are(quick, monkeypatch):
     monkeypatch.setattr(program, "STEPS_ALONE", 0)
     trainer = CustomTrainer(compiled(mlp()))
-    trainer.fit(X, Y, 16, epochs=3, verbose=0)
+    trainer.fit(X[:48], Y[:48], 12, epochs=3, verbose=0)
     assert trainer.explain() == f"fit: groups of up to 4 steps, all that a pass has{NO_XLA}"
     trainer.predict(X[:3], verbose=0)
     told = trainer.explain().split("\n")[1]

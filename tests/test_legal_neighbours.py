@@ -307,20 +307,23 @@ def test_single_rows_are_told_by_a_note_to_keras_error():
     inputs = keras.Input((5, 5, 1))
     model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(layers.Conv2D(1, 3)(inputs))))
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="Conv2D") as caught:
+    with pytest.raises(ValueError, match="Conv2D|functional") as caught:
         CustomTrainer(model).fit(data, verbose=0)
     assert any("single rows of shape (5, 5, 1)" in note for note in caught.value.__notes__)
     assert any("call dataset.batch(batch_size)" in note for note in caught.value.__notes__)
 
 
+NO_TARGETS = (ValueError, AttributeError)  # the second by the next Keras
+
+
 def test_targets_that_are_missing_are_told_by_a_note_to_keras_error():
-    with pytest.raises(ValueError, match="None values not supported") as caught:
+    with pytest.raises(NO_TARGETS, match="None") as caught:
         CustomTrainer(dense()).fit(X, verbose=0)
     assert any("has no y: give y" in note for note in caught.value.__notes__)
 
 
 VALIDATION_MISTAKES = {
-    "x alone": (lambda: X, ValueError),
+    "x alone": (lambda: X, NO_TARGETS),
     "another width": (lambda: (X[:, :5], Y), ValueError),
     "labels outside the classes": (lambda: (X, Y + 1), ValueError),
     "labels of strings": (lambda: (X, np.where(Y > 0, "cat", "dog")), ValueError),

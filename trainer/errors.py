@@ -79,11 +79,11 @@ def explain(error: Exception, inputs: Any, batch: Any) -> None:
     add_note(error, f"The batch was {_described(batch)}.")
 
 
-def _came_up_in(error: Exception, part: str) -> bool:
-    """Returns whether `error` passed through the folder `part` of Keras."""
+def _came_up_in(error: Exception, *parts: str) -> bool:
+    """Returns whether `error` passed through a folder or file of Keras named so."""
     frames = traceback.walk_tb(error.__traceback__)
     places = (Path(frame.f_code.co_filename) for frame, _ in frames)
-    return any(place.is_relative_to(_KERAS) and part in place.parts for place in places)
+    return any(p.is_relative_to(_KERAS) and not {*parts}.isdisjoint(p.parts) for p in places)
 
 
 def _hint_for_label(text: str) -> str | None:
@@ -133,7 +133,8 @@ def _hint_for_missing_loss(error: Exception) -> str | None:
 
 
 def _hint_for_missing_y(error: Exception, batch: Any) -> str | None:
-    if "None values not supported" not in str(error) or not _came_up_in(error, "losses"):
+    of_none = "None values not supported" in str(error) or "'NoneType'" in str(error)
+    if not of_none or not _came_up_in(error, "losses", "compile_utils.py"):
         return None
     if keras.utils.unpack_x_y_sample_weight(batch)[1] is not None:
         return None

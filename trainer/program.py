@@ -284,7 +284,7 @@ class Program:
 
     def _step_on(self, batch: Batch) -> Callable:
         """Returns the compiled step for a batch that is there."""
-        if not self.shapes.knows_batches:
+        if self._run_eagerly or not self.shapes.knows_batches:
             return self._step
         self._trace(exact_spec(batch))
         return self._step_for(self.shapes.traced(exact_spec(batch)))

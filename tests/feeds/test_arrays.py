@@ -21,6 +21,7 @@ from trainer import CustomTrainer
 from trainer.feeds import Source
 from trainer.feeds.arrays import ArrayFeed, SparseRows
 from trainer.feeds.rows import row_order
+from trainer.traced_shapes import keras_traces_batches
 
 MOST = 40
 DENSE = numbers(MOST, 3)
@@ -159,6 +160,10 @@ def shapes_seen_in_fit(fit: str, data: tuple, batch_size: int, shuffle: bool) ->
     return seen[0]
 
 
+@pytest.mark.xfail(
+    keras_traces_batches(),
+    reason="ragged and sparse batches: traced for open shapes",
+)
 @pytest.mark.parametrize(("rows", "shuffle"), [(8, False), (8, True), (10, True), (3, False)])
 def test_a_step_sees_the_shapes_that_it_sees_in_keras(rows, shuffle):
     sparse, ragged = tf.sparse.from_dense(SPARSE[:rows]), tf.ragged.constant(RAGGED[:rows])
