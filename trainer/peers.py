@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import re
 from typing import NoReturn
@@ -10,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 _JOBS = ("chief", "worker")  # in the order of their replicas
+_EXIT_TIMEOUT = 5.0  # seconds that a process which exits waits for the others
 _ABORTED = "Collective ops is aborted by"
 _OF_LOSS = (
     *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError),
@@ -89,11 +92,8 @@ class SeveralPeers(Peers):
         tasks = [(job, index) for job in _JOBS for index in _indices(cluster, job)]
         self.number = tasks.index((resolver.task_type, resolver.task_id))
         self.count = len(tasks)
-        self._strategy = strategy
-        self._options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
-        self._summed = tf.function(
-            self._summed_over_processes, input_signature=[tf.TensorSpec([None], tf.float64)]
-        )
+        self._summed = _sum_over(strategy, timeout)
+        _wait_at_exit(strategy)
 
     def of_any(self, *flags: bool) -> tuple[bool, ...]:  # noqa: D102
         return tuple((self._sum(np.float64(flags)) > 0).tolist())
@@ -135,17 +135,6 @@ class SeveralPeers(Peers):
     def _sum(self, numbers: np.ndarray) -> np.ndarray:
         return self._summed(numbers).numpy()
 
-    def _summed_over_processes(self, numbers: tf.Tensor) -> tf.Tensor:
-        here = len(self._strategy.extended.worker_devices)
-
-        def summed() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            speaks = context.replica_id_in_sync_group % here == 0  # one for all of a process
-            mine = tf.where(speaks, numbers, tf.zeros_like(numbers))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine, self._options)
-
-        return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
-
 
 @functools.cache
 def peers_of(strategy: tf.distribute.Strategy, timeout: float) -> Peers:
@@ -157,6 +146,43 @@ def spans_processes(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether there are replicas of `strategy` in other processes."""
     replicas = strategy.num_replicas_in_sync
     return replicas > 1 and len(strategy.extended.worker_devices) < replicas
+
+
+def _sum_over(
+    strategy: tf.distribute.Strategy, timeout: float
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a function that sums numbers over processes; it fails after `timeout` seconds."""
+    here = len(strategy.extended.worker_devices)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float64)])
+    def summed(numbers: tf.Tensor) -> tf.Tensor:
+        def in_replica() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            speaks = context.replica_id_in_sync_group % here == 0  # one for all of a process
+            mine = tf.where(speaks, numbers, tf.zeros_like(numbers))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine, options)
+
+        return strategy.experimental_local_results(strategy.run(in_replica))[0]
+
+    return summed
+
+
+@functools.cache
+def _wait_at_exit(strategy: tf.distribute.Strategy) -> None:
+    """Lets this process, when it exits, wait until the others have what it sent them last.
+
+    They fetch that from this process, which does not know when they have it. Whoever takes part in
+    one more sum has it. A failure of that sum matters to nobody: the other process has left
+    already, is lost, or goes on without this one.
+    """
+    summed = _sum_over(strategy, _EXIT_TIMEOUT)
+
+    def wait() -> None:
+        with contextlib.suppress(tf.errors.OpError):
+            summed(np.zeros(1))
+
+    atexit.register(wait)
 
 
 def _cause(message: str) -> str:

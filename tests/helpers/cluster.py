@@ -9,7 +9,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -63,9 +62,6 @@ def run(
 ) -> list[Ended]:
     """Calls a function in the processes of a new cluster and returns how they ended.
 
-    A process in which the call returns waits for the others: what it sent them last may be under
-    way, and TensorFlow drops that when it exits.
-
     Args:
         function: a function of a module.
         arguments: its arguments.
@@ -74,9 +70,8 @@ def run(
         suspended: numbers of processes that may not end; they are killed when the others have.
         limit: seconds until all are killed.
     """
-    barrier = multiprocessing.get_context("forkserver").Barrier(count)
     processes = [
-        Process(_call_and_wait, barrier, function, *arguments, environment=environment)
+        Process(function, *arguments, environment=environment)
         for environment in environments(count, has_chief)
     ]
     with concurrent.futures.ThreadPoolExecutor(count) as threads:
@@ -85,12 +80,6 @@ def run(
         for number in suspended:
             processes[number].kill()
         return [one.result() for one in ended]
-
-
-def _call_and_wait(barrier: threading.Barrier, function: Callable, *arguments: Any) -> None:
-    function(*arguments)
-    with contextlib.suppress(threading.BrokenBarrierError):
-        barrier.wait(LIMIT / 2)
 
 
 class Cluster:
