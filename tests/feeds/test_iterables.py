@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers import processes
 from tests.helpers.data import labels, numbers
 from tests.helpers.feeds import (
     assert_equal,
@@ -31,6 +32,7 @@ from tests.helpers.feeds import (
 from tests.helpers.models import compiled, mlp
 from tests.helpers.tables import each
 from trainer import CustomTrainer
+from trainer.feeds import iterables
 from trainer.feeds.iterables import (
     GeneratorFeed,
     IteratorFeed,
@@ -687,3 +689,57 @@ def test_a_py_dataset_with_class_weight_trains_as_in_keras():
     theirs = classifier().fit(Labelled(), **settings)
     ours = CustomTrainer(classifier()).fit(Labelled(), **settings)
     assert ours.history == theirs.history
+
+
+# Sources that fall silent
+
+
+class Silent(Numbered):
+    """A data set that waits for its third batch; for ever, if nothing is set."""
+
+    def __init__(self, **how: Any):
+        super().__init__(None, **how)
+        self.more = threading.Event()
+
+    def __getitem__(self, number):
+        assert number < 2 or self.more.wait()
+        return BATCHES[number]
+
+    def __iter__(self):
+        return map(self.__getitem__, itertools.count())
+
+
+def test_the_call_ends_where_a_generator_waits(monkeypatch):
+    monkeypatch.setattr(iterables, "PATIENCE", 0.05)
+    silent, before = Silent(), set(threading.enumerate())
+    feed = GeneratorFeed(iter(silent), most=None)
+    feed.rewind(0)
+    feed.next()
+    with pytest.warns(UserWarning, match="has not given it within 0.05 seconds"):
+        feed.close()
+    silent.more.set()
+    assert eventually(lambda: not threads_since(before))
+
+
+def fit_on_silent(source: Any) -> None:
+    """Fits on two batches of a source that never gives a third one."""
+    CustomTrainer(regression()).fit(source, steps_per_epoch=2, epochs=3, callbacks=[Stops()])
+
+
+def fit_on_a_silent_generator() -> None:
+    fit_on_silent(iter(Silent()))
+
+
+def fit_on_a_silent_dataset() -> None:
+    fit_on_silent(Silent(workers=2))
+
+
+class Stops(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("fit", [fit_on_a_silent_generator, fit_on_a_silent_dataset])
+def test_a_process_ends_where_a_source_waits(fit):
+    processes.run(fit)

@@ -7,13 +7,14 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from trainer.feeds.ahead import fetched
+from trainer.feeds.ahead import PATIENCE, DaemonThreads, fetched
 from trainer.feeds.feed import Batch, Feed
 from trainer.feeds.rows import row_order
 from trainer.feeds.tensors import as_array, as_tensor, spec_of
@@ -76,7 +77,7 @@ class IteratorFeed(IterableFeed):
     runs_forward = True
 
     def __init__(self, start: Callable[[], Iterator[Any]], steps: int | None = None):
-        super().__init__(concurrent.futures.ThreadPoolExecutor(1))
+        super().__init__(DaemonThreads(1))
         self._start = start
         self.steps = steps
 
@@ -175,8 +176,15 @@ class GeneratorFeed(IteratorFeed):
         pass
 
     def close(self) -> None:  # noqa: D102
-        # Whoever uses the generator next must not find it at work in our thread.
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        super().close()
+        # Whoever uses the generator next should not find it at work in our thread.
+        if not self._pool.have_ended(PATIENCE):
+            warnings.warn(
+                "The generator was asked for a batch ahead and has not given it within "
+                f"{PATIENCE:g} seconds, so the call ends without it. Until it comes, to ask the "
+                'generator for another one raises "ValueError: generator already executing".',
+                stacklevel=2,
+            )
 
 
 class PyDatasetFeed(IterableFeed):
@@ -300,7 +308,7 @@ def _workers(dataset: keras.utils.PyDataset) -> concurrent.futures.Executor:
         return concurrent.futures.ProcessPoolExecutor(
             dataset.workers, initializer=_hold, initargs=(dataset,)
         )
-    return concurrent.futures.ThreadPoolExecutor(max(1, dataset.workers))
+    return DaemonThreads(max(1, dataset.workers))
 
 
 _held: list[keras.utils.PyDataset] = []  # in a worker process: the data set it serves
