@@ -47,6 +47,7 @@ def parsed(monkeypatch, *options):
 
 
 @pytest.mark.examples
+@pytest.mark.xdist_group("a run of the benchmark")
 def test_the_table_is_printed_as_markdown(run):
     _, out = run
     facts, blank, headings, rule, *lines, last = out.splitlines()
@@ -59,6 +60,7 @@ def test_the_table_is_printed_as_markdown(run):
 
 
 @pytest.mark.examples
+@pytest.mark.xdist_group("a run of the benchmark")
 def test_the_readme_has_the_printed_table_and_nothing_else_changed(run):
     folder, out = run
     shown = out.rstrip("\n").rpartition("\n")[0]
@@ -67,6 +69,7 @@ def test_the_readme_has_the_printed_table_and_nothing_else_changed(run):
 
 
 @pytest.mark.examples
+@pytest.mark.xdist_group("a run of the benchmark")
 def test_the_csv_has_every_number(run):
     with (run[0] / "benchmark.csv").open(newline="") as file:
         comments = [next(file) for _ in table.surroundings()]
@@ -84,6 +87,7 @@ def test_the_csv_has_every_number(run):
 
 
 @pytest.mark.examples
+@pytest.mark.xdist_group("a run of the benchmark")
 def test_the_chart_is_a_picture(run):
     pixels = tf.io.decode_png((run[0] / "benchmark.png").read_bytes()).numpy()
     assert pixels.shape[0] > 100

@@ -6,6 +6,7 @@ What there is to try is read from Keras's modules, so that a new Keras shows her
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.helpers.comparisons import assert_same, assert_same_training
 from tests.helpers.data import numbers
 from tests.helpers.exports import exported, pairs_of, use_of
 from tests.helpers.models import Twins, compiled, mlp, seeded, weights_of
-from tests.helpers.tables import names_of
+from tests.helpers.tables import each, names_of
 from trainer import CustomTrainer
 
 layers = keras.layers
@@ -115,7 +116,7 @@ def test_callbacks(name, tmp_path_factory, monkeypatch):
 
 def comparing(name: str, loss: Any, **settings: Any) -> keras.Model:
     """Returns a model whose outputs are what the loss or metric of that name compares."""
-    _, outputs, activation = pairs_of(name)
+    _, _, outputs, activation = pairs_of(name)
     shape = outputs if isinstance(outputs, tuple) else (outputs,)
     stack = [
         keras.Input((4,)),
@@ -139,49 +140,78 @@ def test_losses(name):
     fit_both(lambda: with_loss(name), y=pairs_of(name).y)
 
 
-def with_metric(name: str) -> keras.Model:
+def with_metrics(*names: str) -> keras.Model:
+    """Returns a model with several metrics that compare the same."""
+    is_of_classes = pairs_of(names[0]) is exports.CLASSES
+    loss = "sparse_categorical_crossentropy" if is_of_classes else "mse"
+    return comparing(names[0], loss, metrics=[made_metric(name) for name in names])
+
+
+def made_metric(name: str) -> Any:
     metric = getattr(keras.metrics, name)
     make = exports.METRICS.get(name) or (metric if isinstance(metric, type) else lambda: metric)
-    is_of_classes = pairs_of(name) is exports.CLASSES
-    loss = "sparse_categorical_crossentropy" if is_of_classes else "mse"
-    return comparing(name, loss, metrics=[make()])
+    return make()
 
 
-@pytest.mark.parametrize(
-    "name", tried(keras.metrics, exports.NO_METRICS, default=["F1Score"], functions=True)
-)
-def test_metrics(name):
-    y = pairs_of(name).y
-    fit_both(lambda: with_metric(name), y=y, validation_data=(X, y))
+def metrics_together() -> dict[str, list[str]]:
+    """Returns the names of metrics that one model can have, by names of these groups."""
+    groups = defaultdict(list)
+    for name in exported(keras.metrics, functions=True):
+        if name not in exports.NO_METRICS:
+            kind = "classes" if isinstance(getattr(keras.metrics, name), type) else "functions"
+            groups[f"{kind} that compare {pairs_of(name).what}"].append(name)
+    return groups
+
+
+@pytest.mark.parametrize("names", **each(metrics_together(), default=[]))
+def test_metrics(names):
+    y = pairs_of(names[0]).y
+    fit_both(lambda: with_metrics(*names), y=y, validation_data=(X, y))
 
 
 # Layers
 
 
-def with_layer(name: str) -> keras.Model:
-    make, x, call = use_of(name)
-    inputs = keras.tree.map_structure(input_for, x)
-    outputs = keras.tree.flatten(call(make(), inputs))
-    flat = [layers.Flatten()(keras.ops.cast(output, "float32")) for output in outputs]
-    joined = layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
-    return compiled(keras.Model(inputs, layers.Dense(1)(joined)), "adam")
+def with_layers(*names: str) -> keras.Model:
+    """Returns a model in which several layers have the same inputs, and each an output."""
+    inputs = keras.tree.map_structure(input_for, use_of(names[0]).x)
+    outputs = []
+    for name in names:
+        make, _, call = use_of(name)
+        found = keras.tree.flatten(call(make(), inputs))
+        flat = [layers.Flatten()(keras.ops.cast(output, "float32")) for output in found]
+        joined = layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+        outputs.append(layers.Dense(1, name=f"of_{name}")(joined))
+    return compiled(keras.Model(inputs, outputs), metrics=None)
 
 
 def input_for(array: Any) -> keras.KerasTensor:
     return keras.Input(array.shape[1:], dtype=getattr(array.dtype, "name", array.dtype))
 
 
-@pytest.mark.parametrize(
-    "name", tried(keras.layers, exports.NO_LAYERS, default=["TextVectorization"])
-)
-def test_layers(name, monkeypatch):
-    if name == "JaxLayer":
+def layers_together(most: int = 6) -> dict[str, list[str]]:
+    """Returns the names of layers that one model can have, by these names joined."""
+    by_inputs = defaultdict(list)
+    for name in exported(keras.layers):
+        if name not in exports.NO_LAYERS:
+            inputs = tuple(map(id, keras.tree.flatten(use_of(name).x)))
+            by_inputs[name if name in exports.ALONE else inputs].append(name)
+    groups = [
+        names[n : n + most] for names in by_inputs.values() for n in range(0, len(names), most)
+    ]
+    return {", ".join(names): names for names in groups}
+
+
+@pytest.mark.parametrize("names", **each(layers_together(), default=["TextVectorization"]))
+def test_layers(names, monkeypatch):
+    if "JaxLayer" in names:
         pytest.importorskip("jax", reason="needs the extra `conformance`")
     drawn = []
-    if name in exports.DRAWN_WHEN_TRACED:
+    is_drawn = not exports.DRAWN_WHEN_TRACED.keys().isdisjoint(names)
+    if is_drawn:
         monkeypatch.setattr(random, "choice", lambda options: drawn.append(1) or options[0])
-    fit_both(lambda: with_layer(name), use_of(name).x)
-    assert bool(drawn) == (name in exports.DRAWN_WHEN_TRACED)
+    fit_both(lambda: with_layers(*names), use_of(names[0]).x, [Y] * len(names))
+    assert bool(drawn) == is_drawn
 
 
 # What is left out
@@ -193,8 +223,8 @@ LEFT_OUT = {
         (keras.optimizers, exports.NO_OPTIMIZERS, with_optimizer),
         (schedules, exports.NO_SCHEDULES, with_schedule),
         (keras.losses, exports.NO_LOSSES, with_loss),
-        (keras.metrics, exports.NO_METRICS, with_metric),
-        (keras.layers, exports.NO_LAYERS, with_layer),
+        (keras.metrics, exports.NO_METRICS, with_metrics),
+        (keras.layers, exports.NO_LAYERS, with_layers),
     )
     for name in names
 }

@@ -105,22 +105,25 @@ class Pairs(NamedTuple):
     """What a loss or a metric compares.
 
     Attributes:
+        what: the targets, in words.
         y: the targets.
         outputs: numbers that the model returns for each row.
         activation: of the last layer.
     """
 
+    what: str
     y: np.ndarray
     outputs: int | tuple[int, ...] = 3
     activation: str = "softmax"
 
 
-ONE_HOT = Pairs(keras.utils.to_categorical(labels(ROWS), 3))
-CLASSES = Pairs(labels(ROWS))
-ANY_SIGN = Pairs(np.sign(numbers(ROWS, 3)), activation="tanh")
-NUMBERS = Pairs(np.abs(numbers(ROWS, 3, seed=1)), activation="softplus")
+ONE_HOT = Pairs("one-hot rows", keras.utils.to_categorical(labels(ROWS), 3))
+CLASSES = Pairs("class numbers", labels(ROWS))
+ANY_SIGN = Pairs("signs", np.sign(numbers(ROWS, 3)), activation="tanh")
+NUMBERS = Pairs("positive numbers", np.abs(numbers(ROWS, 3, seed=1)), activation="softplus")
+PIXELS = Pairs("class numbers of pixels", labels(ROWS, 1), 1, "sigmoid")
 PAIRS = {
-    "CTC": Pairs(1 + labels(ROWS, 2), (6, 4), "linear"),
+    "CTC": Pairs("words", 1 + labels(ROWS, 2), (6, 4), "linear"),
     "CategoricalGeneralizedCrossEntropy": CLASSES,
     "CategoricalHinge": ONE_HOT,
     "Circle": CLASSES,
@@ -131,8 +134,8 @@ PAIRS = {
     "SquaredHinge": ANY_SIGN,
     "SparseCategoricalAccuracy": CLASSES,
     "SparseTopKCategoricalAccuracy": CLASSES,
-    "IoU": Pairs(labels(ROWS, 1), 1, "sigmoid"),
-    "MeanIoU": Pairs(labels(ROWS, 1), 1, "sigmoid"),
+    "IoU": PIXELS,
+    "MeanIoU": PIXELS,
 }
 MEAN_ERRORS = ("Absolute", "AbsolutePercentage", "Squared", "SquaredLogarithmic")
 PAIRS |= {f"Mean{kind}Error": NUMBERS for kind in MEAN_ERRORS}
@@ -205,8 +208,9 @@ ARGUMENTS = {  # of layers that have to be given some
 }
 ROW, SEQUENCE = numbers(ROWS, 4), numbers(ROWS, 6, 3)
 IMAGES = np.clip(128 + 60 * numbers(ROWS, 8, 8, 3), 0, 255).astype("float32")
+IMAGES_TO_ONE = IMAGES / 255
 VOLUMES = numbers(ROWS, 4, 4, 4, 2)
-FRAMES = {"1D": SEQUENCE[:, None], "2D": IMAGES[:, None] / 255, "3D": VOLUMES[:, None]}
+FRAMES = {"1D": SEQUENCE[:, None], "2D": IMAGES_TO_ONE[:, None], "3D": VOLUMES[:, None]}
 CLASS_NUMBERS = labels(ROWS, 4)
 WAVES = numbers(ROWS, 64)
 WORDS = tf.gather(["a", "b", "c"], CLASS_NUMBERS)
@@ -338,17 +342,10 @@ NO_LAYERS = {
 # These train the same where Python's generator gives the same; how often a step is traced, and with
 # it how far that generator is, differs.
 DRAWN_WHEN_TRACED = {"AugMix": "takes its transformations from Python's `random` when it is traced"}
+ALONE = {*DRAWN_WHEN_TRACED, "JaxLayer"}  # in a model; the others share one
 IMAGE_LAYERS = (
-    "Aug",
-    "Auto",
-    "Center",
-    "Contrast",
-    "Cut",
-    "Equal",
-    "Mix",
-    "Rand",
-    "Resiz",
-    "Solar",
+    *("Aug", "Auto", "Center", "Contrast", "Cut"),
+    *("Equal", "Mix", "Rand", "Resiz", "Solar"),
 )
 
 
@@ -364,6 +361,6 @@ def use_of(name: str) -> Use:
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     arguments = {parameter: ARGUMENTS[parameter] for parameter in required}
-    shapes = {"1D": SEQUENCE, "2D": IMAGES / 255, "3D": VOLUMES}
+    shapes = {"1D": SEQUENCE, "2D": IMAGES_TO_ONE, "3D": VOLUMES}
     x = next((array for end, array in shapes.items() if end in name), ROW)
     return Use(lambda: kind(**arguments), IMAGES if name.startswith(IMAGE_LAYERS) else x)
