@@ -45,7 +45,14 @@ def _sparse_targets(model: keras.Model, y: Any) -> Iterator[tuple[Any, int, int 
     targets = per_output(model, y, len(outputs))
     for loss, labels, output in zip(losses, targets, outputs, strict=True):
         if _is_sparse_crossentropy(loss) and output.shape[-1] is not None:
-            yield labels, output.shape[-1], getattr(loss, "ignore_class", None)
+            yield labels, output.shape[-1], ignored_class(loss)
+
+
+def ignored_class(loss: Any) -> int | None:
+    """Returns the class number that does not count for a loss, `None` where all do."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss.get_config().get("ignore_class")  # not each version has the attribute
+    return getattr(loss, "ignore_class", None)
 
 
 def per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:

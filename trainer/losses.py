@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.labels import per_output
+from trainer.labels import ignored_class, per_output
 from trainer.replacing import replaced
 from trainer.shares import current_share
 
@@ -163,7 +163,7 @@ def _factor_of_part(part: tf.Tensor) -> tf.Tensor:
 def _counted(loss: Any, y: Any, y_pred: Any) -> tf.Tensor | None:
     """Returns what counts of `y_pred`, bool; `None` where all does."""
     counted = _mask_of(y_pred)
-    ignored = getattr(loss, "ignore_class", None)
+    ignored = ignored_class(loss)
     if ignored is not None:
         labels = tf.reshape(y, tf.shape(y_pred)[:-1])
         is_label = labels != tf.cast(ignored, labels.dtype)
@@ -183,7 +183,7 @@ def _is_special(loss: Any) -> bool:
     if not isinstance(loss, keras.losses.Loss):
         return callable(loss) and not _is_of_keras(loss)
     is_mean = loss.reduction in ("mean", "sum_over_batch_size")
-    return not is_mean or getattr(loss, "ignore_class", None) is not None
+    return not is_mean or ignored_class(loss) is not None
 
 
 def _is_of_batch(loss: Any) -> bool:
