@@ -59,7 +59,6 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()  # what has been imported is looked at no more
-    gc.disable()  # garbage is collected after each test
 
 
 @pytest.hookimpl(wrapper=True)
