@@ -357,6 +357,7 @@ def test_a_pipeline_that_shuffles_without_a_seed_is_refused(two_workers, tmp_pat
 RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # for it to find the lost worker, and the end
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_worker_niceness": "0",  # or a busy machine lets its workers have nothing
 }
 
 
