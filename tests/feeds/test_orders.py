@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same, assert_same_training
 from tests.helpers.data import numbers
 from tests.helpers.models import Twins, dense, untrained
-from tests.helpers.tables import each
+from tests.helpers.tables import each, names_of
 
 ROWS, BATCH, STEPS = 22, 5, 5
 X, Y = numbers(ROWS, 4), numbers(ROWS, 1, seed=1)
@@ -71,12 +71,15 @@ PIPELINES: dict[str, Callable[[], tf.data.Dataset]] = {
     ),
 }
 DEFAULT = ("shuffle", "the seed of all", "cached in its order", "repeat")
+# Whether a second shuffle begins where a run ends after a few steps depends, under Keras as well,
+# on how much was fetched ahead: here it has begun by then, in the others not yet.
+STEPS_OF = {"one after the other": 3, "shuffled in parts": 3}
 
 
-@pytest.mark.parametrize("make", **each(PIPELINES, DEFAULT))
+@pytest.mark.parametrize("name", names_of(PIPELINES, DEFAULT))
 @pytest.mark.filterwarnings("ignore:.*(ran out of data|a pass through the data)")
-def test_epochs_validations_and_calls_on_one_dataset(make):
-    twins = untrained(dense)
+def test_epochs_validations_and_calls_on_one_dataset(name):
+    twins, make = untrained(dense), PIPELINES[name]
     data, held_out = [], []
     for _ in range(2):  # one for each of the twins, with the same seed for all
         tf.random.set_seed(5)
@@ -99,9 +102,7 @@ def test_epochs_validations_and_calls_on_one_dataset(make):
     fit_both(x=lambda given: given[0], epochs=always(3), validation_data=lambda given: given[1])
     fit_both(x=lambda given: given[0], epochs=always(2), steps_per_epoch=always(3))
     fit_both(x=lambda given: given[0], validation_data=lambda given: given[0])
-    # After three steps each shuffle has begun; after two that depends, under Keras as well, on how
-    # much was fetched ahead.
-    for steps in (3, None, None):
+    for steps in (STEPS_OF.get(name, 2), None, None):
         results = [
             called.evaluate(given[0], steps=steps, verbose=0)
             for called, given in ((twins.trainer, ours), (twins.theirs, theirs))
