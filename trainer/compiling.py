@@ -46,8 +46,11 @@ def compile_model(model: keras.Model, arguments: dict[str, Any], settings: dict[
 
 def compile_mark(model: keras.Model) -> Any:
     """Returns an object that is another one after each compile, `None` before the first."""
-    # `compile` makes a new loss tracker, the first metric, each time.
-    return keras.Model.metrics.fget(model)[0] if model.compiled else None
+    if not model.compiled:
+        return None
+    # `compile` makes a new loss tracker, the first metric, each time. To ask for the metrics goes
+    # through all layers, which is for a version of Keras that has no attribute of this name.
+    return vars(model).get("_loss_tracker") or keras.Model.metrics.fget(model)[0]
 
 
 def is_compiled_by_trainer(model: keras.Model) -> bool:
