@@ -19,6 +19,7 @@ import tensorflow as tf
 
 _OFTEN = 5  # changes of one; each costs a trace
 _MOST = 100  # parts of a container that is looked into
+_COUNTS = {"_changes", "_changed_at"}
 _CONTAINERS = (list, tuple, set, frozenset, dict, np.ndarray)  # which may change inside
 
 
@@ -41,12 +42,15 @@ class RecordsReads:
     """Counts changes of its attributes, and records those that a step reads."""
 
     _changes = 0
+    _changed_at: dict[str, int] | None = None  # by name, how many changes there were by its last
 
     if not TYPE_CHECKING:  # which finds misspelt names by itself
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value)
             super().__setattr__("_changes", self._changes + 1)
+            super().__setattr__("_changed_at", self._changed_at or {})
+            self._changed_at[name] = self._changes
 
 
 class _Recording:
@@ -107,7 +111,7 @@ class StepAttributes:
         finally:
             _read.reset(token)
         if is_traced:
-            before = {name: value for name, value in read.values.items() if name != "_changes"}
+            before = {name: read.values[name] for name in read.values.keys() - _COUNTS}
             after = {name: self._now(name) for name in before}
             self._own |= {name for name in before if before[name] != after[name]}
             self._values |= {name: after[name] for name in after if name not in self._own}
@@ -117,7 +121,12 @@ class StepAttributes:
     def changed(self) -> bool:
         """Returns whether one of them has another value by now; forgets them all if so."""
         changes = self._owner.get("_changes", 0)
-        candidates = self._containers if changes == self._looked_at else self._values
+        candidates = self._containers
+        if changes != self._looked_at:
+            changed_at = self._owner.get("_changed_at") or {}
+            others = (name for name in self._values if name not in candidates)
+            since = (name for name in others if changed_at.get(name, 0) > self._looked_at)
+            candidates = [*candidates, *since]
         self._looked_at = changes
         names = [name for name in candidates if self._now(name) != self._values[name]]
         if not names:
