@@ -1,5 +1,7 @@
 """What a user changes while training goes on, or sets globally, reaches the step or is refused."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -213,6 +215,20 @@ def test_an_attribute_that_is_set_to_the_same_costs_no_trace(make):
     traces = trainer.traces
     fit(trainer)
     assert trainer.traces == traces
+
+
+def test_what_is_set_on_a_copy_hides_no_change_of_the_original():
+    trainer = ReadsValue(dense())
+    fit(trainer, epochs=1)
+    copied = copy.copy(trainer)
+    for number in range(5):
+        trainer.other = number
+    fit(trainer, epochs=1)
+    trainer.value = 2.0
+    copied.value = 3.0
+    traces = trainer.traces
+    fit(trainer, epochs=1)
+    assert trainer.traces > traces
 
 
 def test_of_large_containers_the_identity_counts():

@@ -42,15 +42,15 @@ class RecordsReads:
     """Counts changes of its attributes, and records those that a step reads."""
 
     _changes = 0
-    _changed_at: dict[str, int] | None = None  # by name, how many changes there were by its last
+    _changed_at: dict[str, int] = {}  # by name, how many changes there were by its last
 
     if not TYPE_CHECKING:  # which finds misspelt names by itself
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value)
             super().__setattr__("_changes", self._changes + 1)
-            super().__setattr__("_changed_at", self._changed_at or {})
-            self._changed_at[name] = self._changes
+            # Another dict each time: copies of the object share its attributes.
+            super().__setattr__("_changed_at", {**self._changed_at, name: self._changes})
 
 
 class _Recording:
@@ -123,7 +123,7 @@ class StepAttributes:
         changes = self._owner.get("_changes", 0)
         candidates = self._containers
         if changes != self._looked_at:
-            changed_at = self._owner.get("_changed_at") or {}
+            changed_at = self._owner.get("_changed_at", {})
             others = (name for name in self._values if name not in candidates)
             since = (name for name in others if changed_at.get(name, 0) > self._looked_at)
             candidates = [*candidates, *since]
