@@ -50,9 +50,11 @@ def _sparse_targets(model: keras.Model, y: Any) -> Iterator[tuple[Any, int, int 
 
 def ignored_class(loss: Any) -> int | None:
     """Returns the class number that does not count for a loss, `None` where all do."""
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return loss.get_config().get("ignore_class")  # not each version has the attribute
-    return getattr(loss, "ignore_class", None)
+    if hasattr(loss, "ignore_class"):
+        return loss.ignore_class
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):  # of the next Keras
+        return loss.get_config().get("ignore_class")
+    return None
 
 
 def per_output(model: keras.Model, structure: Any, count: int) -> list[Any]:
