@@ -163,6 +163,7 @@ def shapes_seen_in_fit(fit: str, data: tuple, batch_size: int, shuffle: bool) ->
 @pytest.mark.xfail(
     keras_traces_batches(),
     reason="ragged and sparse batches: traced for open shapes",
+    strict=True,
 )
 @pytest.mark.parametrize(("rows", "shuffle"), [(8, False), (8, True), (10, True), (3, False)])
 def test_a_step_sees_the_shapes_that_it_sees_in_keras(rows, shuffle):
