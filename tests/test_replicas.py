@@ -30,7 +30,7 @@ class Setup(NamedTuple):
     default: set[str] = frozenset()
 
 
-SOME = ["a plain model", "add_loss, sample_weight, AUC", "a GAN"]  # for there are two cores
+SOME = ["add_loss, sample_weight, AUC", "a GAN"]  # for there are two cores
 # What is the same for a device of this process and of another, and what one process decides alone.
 ON_DEVICES = {
     *("eagerly", "class_weight, with XLA", "numbers of gradients clipped", "clipped and scaled"),

@@ -94,7 +94,7 @@ def struck_at(ended: Ended) -> float:
 
 # Faults
 
-KILLS = 10
+KILLS = 6
 
 
 def moments_of_kills() -> list[Moment]:

@@ -51,5 +51,5 @@ def test_it_ends_with_the_same_bits_after_three_kills(tmp_path, scenario):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("scenario", killed.SCENARIOS)
-def test_it_ends_with_the_same_bits_after_twenty_kills(tmp_path, scenario):
-    check(scenario, tmp_path, kills=20)
+def test_it_ends_with_the_same_bits_after_twelve_kills(tmp_path, scenario):
+    check(scenario, tmp_path, kills=12)

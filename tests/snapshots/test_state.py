@@ -52,7 +52,7 @@ def loaded():
 def of_grain():
     grain = pytest.importorskip("grain")
     rows = grain.MapDataset.source([(X[row], Y[row]) for row in range(ROWS)])
-    return {"x": rows.shuffle(seed=1).repeat().batch(BATCH), "steps_per_epoch": 7}
+    return {"x": rows.shuffle(seed=1).repeat(5).batch(BATCH), "steps_per_epoch": 7}
 
 
 DATA = {
