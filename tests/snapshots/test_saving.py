@@ -16,6 +16,7 @@ from tests.helpers.trainings import (
     Slow,
     Waits,
     Watches,
+    break_off,
     fit,
     names_in,
     trainer,
@@ -92,6 +93,16 @@ def test_steps_are_counted_on_where_they_were_saved_by_hand(tmp_path, monkeypatc
     places = [(12, 1), (14, 2), (16, 2), (20, 2), (21, 3)]
     assert names_in(saving.directory) == [files.name_of(*place) for place in places]
     assert_same(ended, undisturbed())
+
+
+def test_steps_are_counted_on_where_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "STEPS_ALONE", 0)
+    break_off(trainer(), tmp_path, 11)  # after the snapshot of step 10
+    before = names_in(tmp_path)
+    saving = Snapshots(tmp_path, every_steps=4, keep=99)
+    fit(trainer(), Slow(0), Waits(saving), saving)
+    places = [(12, 1), (14, 2), (16, 2), (20, 2), (21, 3)]
+    assert names_in(tmp_path) == before + [files.name_of(*place) for place in places]
 
 
 @pytest.mark.parametrize(
