@@ -37,6 +37,15 @@ def shuffling():
     return ShufflesRows([keras.Input((4,)), layers.Dense(1)])
 
 
+class HasOwnStep(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def built_by_its_step():
+    return HasOwnStep([AddsNoise(), layers.BatchNormalization(), layers.Dense(1)])
+
+
 class Looks(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         pass
@@ -55,7 +64,7 @@ def fit(make, through, give, callbacks=()):
 
 @pytest.mark.filterwarnings("ignore:.shuffle=True. was passed")
 @pytest.mark.parametrize("give", GIVE)
-@pytest.mark.parametrize("make", [noisy, shuffling])
+@pytest.mark.parametrize("make", [noisy, shuffling, built_by_its_step])
 def test_numbers_drawn_by_tf_random_are_those_of_keras_whoever_looks_on(make, give):
     expected = fit(make, lambda model: model, give)
     assert_same(fit(make, CustomTrainer, give), expected)

@@ -462,6 +462,10 @@ class Program:
         if key not in self._traces:
             trace = self._step_for(batch_spec).get_concrete_function(batch_spec)
             self._traces[key], self.operations = trace, self.operations.and_of(trace)
+            if tf.executing_eagerly() and self._context.has_new_variables():
+                # Now, as what `tf.random` draws begins again with another trace.
+                self._compile(self._jit_compile)
+                return self._trace(batch_spec)
         return self._traces[key]
 
 

@@ -80,6 +80,13 @@ class StepContext:
             self._knows_variables = self._model.built
         return is_other
 
+    def has_new_variables(self) -> bool:
+        """Returns whether a trace has made variables that the next one has to know of."""
+        if self._knows_variables or not self._model.built:
+            return False
+        self._knows_variables = True
+        return self._rollback.prepare()
+
     def _function_of_keras(self) -> Callable[..., Any]:
         """Returns what Keras compiles; a user who has it made again wants another step.
 
