@@ -169,6 +169,7 @@ DIFFERENCES = {
     "content": "first batch of the data is another one in process 1 than in the chief",
     "epochs": f"epochs: {EPOCHS + 1} in process 1, {EPOCHS} in the chief",
     "version": "version of Keras: 0.1 in process 1, ",
+    "optimizer": "optimizer 0: SGD in process 1, Adam in the chief",
     "settings": "optimizer 0/clipnorm: 0.1 in process 1, None in the chief",
     "callbacks": "callbacks: ['NaNGuard'] in process 1, [] in the chief",
     "begin": "model/sequential/dense/kernel is another one in process 1 than in the chief",
@@ -219,7 +220,7 @@ def written(two_workers, tmp_path_factory) -> tuple[Path, Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Returns the files in `folder`, without what makes the names of event files unique.
+    """Returns the files in `folder`, without what makes the names of events and arrays unique.
 
     Of the snapshots only the latest: one that has to wait is left out for the next one.
     """
@@ -229,7 +230,7 @@ def names_in(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.is_file() and path.parent not in earlier
     )
-    return sorted(name.partition(".tfevents.")[0] for name in names)
+    return sorted(re.split(r"\.tfevents\.|-[0-9a-f]{32}", name)[0] for name in names)
 
 
 @marked(*IN_TWO_PROCESSES)

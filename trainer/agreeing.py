@@ -62,6 +62,7 @@ def check_alike(peers: Peers, facts: Callable[[], Facts]) -> None:
         for line in _differences(number, other, chief)
     ]
     if lines:
+        peers.settle()  # lest one that ends with the error takes it from the others
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
         raise ValueError(
             f"The {peers.count} processes would not train the same: "
@@ -106,7 +107,7 @@ def check_before(
     """
 
     def facts() -> Facts:
-        told = {**plan, **_versions(), **_settings(algorithm.model)}
+        told = dict(plan)
         told["callbacks"] = _told_of_callbacks(callbacks)
         told["snapshot to go on with"] = _told_of_snapshot(restored)
         return Facts(told, _sums_of(state.alike()))
@@ -162,9 +163,10 @@ def _versions() -> dict[str, str]:
 def _settings(model: keras.Model) -> dict[str, Any]:
     """Returns what a model and what it is compiled with were made with, as far as they tell it."""
     places = {"model": model.get_config, "compiled": model.get_compile_config}
+    found = {}
     for number, (_, optimizer) in enumerate(trained_networks(model)):
         places[f"optimizer {number}"] = optimizer.get_config
-    found = {}
+        found[f"optimizer {number}"] = type(optimizer).__name__
     for place, tell in places.items():
         with contextlib.suppress(Exception):  # a class of the user's need not be able to
             for path, value in keras.tree.flatten_with_path(tell()):
@@ -186,7 +188,13 @@ def _told_of_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> list[st
     return sorted({type(callback).__name__ for callback in found})
 
 
-def facts_of_data(name: str, feed: Feed, steps: int | None) -> Facts:
+def facts_at_start(algorithm: Algorithm, name: str, feed: Feed, steps: int | None) -> Facts:
+    """Returns what is known before variables are made, which takes all processes."""
+    facts = _facts_of_data(name, feed, steps)
+    return facts._replace(told={**_versions(), **_settings(algorithm.model), **facts.told})
+
+
+def _facts_of_data(name: str, feed: Feed, steps: int | None) -> Facts:
     """Returns what data tell before they are read; of arrays the first batch is read, too."""
     told = {"steps": steps, "batches": feed.steps, "rows": feed.rows}
     told["batch size"] = feed.batch_size

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from trainer import checks
-from trainer.agreeing import check_alike, chiefs_seed, facts_of_data
+from trainer.agreeing import check_alike, chiefs_seed, facts_at_start
 from trainer.algorithm import Algorithm
 from trainer.feeds import Feed, Part, are_arrays, open_feed
 from trainer.programs import Programs
@@ -72,7 +72,7 @@ def opened(
     )
     with contextlib.closing(feed):
         checks.enough_data(feed, argument, steps, epochs)
-        check_alike(peers, lambda: facts_of_data(_DATA_OF[argument], feed, steps))
+        check_alike(peers, lambda: facts_at_start(algorithm, _DATA_OF[argument], feed, steps))
         programs.build_for_replicas(mode, lambda: _first_spec(feed, epoch))
         yield feed, steps
 

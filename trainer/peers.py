@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
@@ -64,6 +65,9 @@ class Peers:
         """Returns what each process says, in their order."""
         return [text]
 
+    def settle(self) -> None:
+        """Waits until the others have what this process told them last, or are gone."""
+
     def reraise(self, error: tf.errors.OpError, place: str) -> NoReturn:
         """Raises `error`, or what it comes to where it says that a process is lost.
 
@@ -93,7 +97,7 @@ class SeveralPeers(Peers):
         self.number = tasks.index((resolver.task_type, resolver.task_id))
         self.count = len(tasks)
         self._summed = _sum_over(strategy, timeout)
-        _wait_at_exit(strategy)
+        self._settle = _settling(strategy)
 
     def of_any(self, *flags: bool) -> tuple[bool, ...]:  # noqa: D102
         return tuple((self._sum(np.float64(flags)) > 0).tolist())
@@ -114,6 +118,9 @@ class SeveralPeers(Peers):
         padded = np.pad(mine, (0, sizes.max() - mine.size))
         rows = self.numbers_of_each(padded).astype(np.uint8)
         return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+    def settle(self) -> None:  # noqa: D102
+        self._settle()
 
     def reraise(self, error: tf.errors.OpError, place: str) -> NoReturn:  # noqa: D102
         is_aborted = _ABORTED in error.message
@@ -169,20 +176,21 @@ def _sum_over(
 
 
 @functools.cache
-def _wait_at_exit(strategy: tf.distribute.Strategy) -> None:
-    """Lets this process, when it exits, wait until the others have what it sent them last.
+def _settling(strategy: tf.distribute.Strategy) -> Callable[[], None]:
+    """Returns what waits until the other processes have what this one sent them last.
 
-    They fetch that from this process, which does not know when they have it. Whoever takes part in
+    They fetch it from this process, which does not know when they have it. Whoever takes part in
     one more sum has it. A failure of that sum matters to nobody: the other process has left
-    already, is lost, or goes on without this one.
+    already, is lost, or goes on without this one. This process waits so when it exits, too.
     """
     summed = _sum_over(strategy, _EXIT_TIMEOUT)
 
-    def wait() -> None:
+    def settle() -> None:
         with contextlib.suppress(tf.errors.OpError):
             summed(np.zeros(1))
 
-    atexit.register(wait)
+    atexit.register(settle)
+    return settle
 
 
 def _cause(message: str) -> str:

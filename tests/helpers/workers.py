@@ -45,14 +45,22 @@ def plain_network() -> keras.Model:
     return mlp(activation="sigmoid")
 
 
-def trainer(build: Callable[[], keras.Model] = network, devices: int = 1) -> CustomTrainer:
+def adam() -> keras.Optimizer:
+    return keras.optimizers.Adam(0.01)
+
+
+def trainer(
+    build: Callable[[], keras.Model] = network,
+    devices: int = 1,
+    optimizer: Callable[[], keras.Optimizer] = adam,
+) -> CustomTrainer:
     strategy = strategy_for(devices)
     keras.utils.clear_session(free_memory=False)  # names count from the start
     keras.utils.set_random_seed(7)
     with strategy.scope():
         return CustomTrainer(
             build(),
-            optimizer=keras.optimizers.Adam(0.01),
+            optimizer=optimizer(),
             loss="binary_crossentropy",
             metrics=["accuracy", keras.metrics.AUC(name="auc")],
             jit_compile=False,
@@ -203,7 +211,10 @@ def fit_with_difference(what: str, folder: Path) -> tuple[str, str]:
         The error that each worker raises, and what it prints.
     """
     is_other = number_and_count()[0] == 1
-    made = trainer(OTHER_NETWORKS.get(what, network) if is_other else network)
+    made = trainer(
+        OTHER_NETWORKS.get(what, network) if is_other else network,
+        optimizer=keras.optimizers.SGD if is_other and what == "optimizer" else adam,
+    )
     how = OTHER_ARGUMENTS.get(what, {}) if is_other else {}
     if what in BATCHES:
         how = {"x": BATCHES[what](is_other), "y": None, "batch_size": None}
