@@ -14,7 +14,15 @@ import tensorflow as tf
 
 from trainer.feeds.arrays import ArrayFeed
 from trainer.feeds.datasets import DatasetFeed, weigh_classes
-from trainer.feeds.feed import Batch, Feed, PartOfBatch, Source, Window, rows_at_hand
+from trainer.feeds.feed import (
+    Batch,
+    Feed,
+    PartOfBatch,
+    Source,
+    Window,
+    restore_together,
+    rows_at_hand,
+)
 from trainer.feeds.iterables import (
     GeneratorFeed,
     GrainFeed,
@@ -39,6 +47,7 @@ __all__ = [
     "as_array",
     "class_weights",
     "open_feed",
+    "restore_together",
     "rows_at_hand",
     "spec_of",
     "split_arrays",

@@ -110,6 +110,7 @@ class DatasetFeed(Feed):
         self._read = self.dataset if self.runs_forward else _prefetched(self.dataset)
         self._pipeline = dataset if isinstance(dataset, tf.data.Dataset) else None
         self._base: Base | None = None
+        self._earlier: list[tuple[int, int | None]] = []  # passes before the first one here
         self._keeps_base = False
         self._look_again_at = 0.0
         self._counted: frozenset[bytes] = frozenset()
@@ -131,12 +132,19 @@ class DatasetFeed(Feed):
             self._keeps_base = True
             self._look_for_base()
         base = self._base and (self._base.data, self._base.position)
-        return super().state() | {"parts": self._parts, "base": base, "first": self._first}
+        return super().state() | {
+            **{"parts": self._parts, "base": base, "first": self._first},
+            "all passes": [*self._earlier, *self._passes()],
+        }
+
+    def without_iterators(self, state: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
+        return state | {"base": None, "first": None, "passes": state["all passes"]}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
         passes = state["passes"]
         if state["base"] is not None:
             data, position = state["base"]
+            self._earlier = state["all passes"][: -len(passes)]
             (epoch, taken), *passes = passes
             self.rewind(epoch)
             set_content(self._source.iterator, data)
@@ -224,9 +232,12 @@ class DatasetFeed(Feed):
         self.position += batches
 
     def _passes_to_repeat(self) -> list[tuple[int, int]]:
-        start = 0 if self._base is None else self._base.passes
-        current = super()._passes_to_repeat()[-1:]
-        return [*self._passes_before[start:], *current, *self._unread]
+        return self._passes()[0 if self._base is None else self._base.passes :]
+
+    def _passes(self) -> list[tuple[int, int | None]]:
+        """Returns the epoch and the batches taken of each pass since the state was restored."""
+        current = [] if self.pass_of is None else [(self.pass_of, self.position)]
+        return [*self._passes_before, *current, *self._unread]
 
     @functools.cached_property
     def _parts(self) -> list[str]:
@@ -247,6 +258,8 @@ class DatasetFeed(Feed):
         content = self._content()
         if content is None:
             self.runs_forward, self._keeps_base = True, False
+            return
+        if content.has_failed:  # a restart is to read again
             return
         self._counted |= content.counted
         is_start = not self.position and not self._passes_before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable
+import itertools
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
+_started = itertools.count()  # passes of all feeds
 Batch = Any  # a structure of tensors: x, (x, y) or (x, y, sample_weight)
 
 
@@ -104,6 +106,7 @@ class Feed(abc.ABC):
     batch_size: int | None = None
     runs_forward: bool = False
     _passes_before: tuple[tuple[int, int], ...] = ()  # the epoch and the batches taken of each
+    _starts: tuple[int, ...] = ()  # of each pass, its number among those of all feeds
 
     def rewind(self, epoch: int) -> None:
         """Starts a new pass; what the feed itself shuffles gets the order of `epoch`."""
@@ -115,6 +118,7 @@ class Feed(abc.ABC):
         self.position = 0
         self.exhausted = False
         self.pass_of = epoch
+        self._starts += (next(_started),)
         self._start_pass(epoch)
 
     def _serves(self, epoch: int) -> bool:
@@ -146,7 +150,11 @@ class Feed(abc.ABC):
     def state(self) -> dict[str, Any]:
         """Returns where the feed is: what `restore` takes, plain values and arrays."""
         passes = self._passes_to_repeat()
-        return {"passes": passes, "exhausted": self.exhausted, "seed": self.seed}
+        starts = list(self._starts[-len(passes) :])
+        return {
+            **{"passes": passes, "starts": starts},
+            **{"exhausted": self.exhausted, "seed": self.seed},
+        }
 
     def _passes_to_repeat(self) -> list[tuple[int, int]]:
         """Returns the epoch and the batches taken of each pass that `restore` has to go through."""
@@ -164,6 +172,14 @@ class Feed(abc.ABC):
         for epoch, position in state["passes"]:
             self.seek(epoch, position)
         self.exhausted = state["exhausted"]
+
+    def without_iterators(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns a state without what is not to be trusted where somebody else has written it."""
+        return state
+
+    def restoring(self, state: dict[str, Any]) -> list[tuple[int, Callable[[], Any]]]:
+        """Returns the calls that restore `state`, in order, each with the number of its pass."""
+        return [(min(state.get("starts", [0]), default=0), lambda: self.restore(state))]
 
     def check_repeatable(self) -> None:  # noqa: B027
         """Checks, before anything was taken, that another process can go on with the batches.
@@ -237,3 +253,16 @@ class Feed(abc.ABC):
     def ended(self) -> bool:
         """Whether the pass is known to have no further batch."""
         return self.exhausted or (self.steps is not None and self.position >= self.steps)
+
+
+def restore_together(states: Iterable[tuple[Feed, dict[str, Any]]]) -> None:
+    """Restores feeds, what they fetch again in the order in which it was fetched.
+
+    They may draw from the same random generator.
+
+    Args:
+        states: each feed, and what its `state` was.
+    """
+    calls = [call for feed, state in states for call in feed.restoring(state)]
+    for _, call in sorted(calls, key=lambda call: call[0]):
+        call()

@@ -18,6 +18,7 @@ from trainer.feeds.ahead import PATIENCE, DaemonThreads, fetched
 from trainer.feeds.feed import Batch, Feed
 from trainer.feeds.rows import row_order
 from trainer.feeds.tensors import as_array, as_tensor, spec_of
+from trainer.held import Draws, is_same
 
 tree = keras.tree
 _AHEAD = 2  # batches fetched before they are asked for, where the source does not say
@@ -83,6 +84,14 @@ class IteratorFeed(IterableFeed):
 
     def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
         return itertools.repeat(functools.partial(next, self._started(), _END))
+
+    def restoring(self, state: dict[str, Any]) -> list[tuple[int, Callable[[], Any]]]:  # noqa: D102
+        if not self.runs_forward or "starts" not in state:
+            return super().restoring(state)
+        last = max(state["starts"], default=0)
+        seeks = (functools.partial(self.seek, *place) for place in state["passes"])
+        ends = functools.partial(setattr, self, "exhausted", state["exhausted"])
+        return [*zip(state["starts"], seeks, strict=True), (last, ends)]
 
     def _started(self) -> Iterator[Any]:
         # In the thread that fetches: what the last pass fetches ahead may draw from the same seed.
@@ -211,6 +220,10 @@ class PyDatasetFeed(IterableFeed):
         self.seed = seed
         self._class_weight = class_weight
         self._in_processes = dataset.use_multiprocessing and dataset.workers > 0
+        # One thread fetches in order, so what it draws can be had again.
+        self._draws = Draws(dataset) if dataset.workers <= 1 and not self._in_processes else None
+        self._drawn: dict[str, Any] = {}  # what the batches taken have left of the generators
+        self._drawn_ahead: collections.deque[dict[str, Any]] = collections.deque()
         self._epochs_began = self._epochs_ended = 0
 
     @property
@@ -228,15 +241,25 @@ class PyDatasetFeed(IterableFeed):
             # Processes have a copy of the data set: each pass needs it as it is then.
             self.close()
             self._pool = _workers(self._dataset)
+        self._drawn_ahead.clear()
         super()._start_pass(epoch)
+
+    def next(self) -> Batch:  # noqa: D102
+        batch = super().next()
+        if self._draws is not None:
+            self._drawn |= self._drawn_ahead.popleft()
+        return batch
 
     def calls(self, epoch: int) -> Iterable[Callable[[], Any]]:  # noqa: D102
         if self._in_processes:
             return (functools.partial(_held_batch, number) for number in self._numbers(epoch))
         fetch = self._dataset.__getitem__
+        if self._draws is not None:
+            fetch = functools.partial(_with_draws, self._draws, fetch)
         return (functools.partial(fetch, number) for number in self._numbers(epoch))
 
     def _skip(self, batches: int) -> None:
+        self._drawn_ahead.clear()
         calls = itertools.islice(self.calls(self.pass_of), batches, None)
         self._batches, self._peeked = self._fetched(calls), None
         self.position = batches
@@ -252,7 +275,11 @@ class PyDatasetFeed(IterableFeed):
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         epochs = {"epochs_began": self._epochs_began, "epochs_ended": self._epochs_ended}
-        return super().state() | epochs
+        drawn = self._drawn
+        if self._drawn and (self.ended or not self.position):  # nothing is being fetched ahead
+            now = self._draws.state()
+            drawn = {path: now[path] for path in self._drawn}
+        return super().state() | epochs | {"drawn": drawn}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
         # A data set may change itself in its hooks: they are called as often.
@@ -262,6 +289,9 @@ class PyDatasetFeed(IterableFeed):
                 self.epoch_ended()
         self.pass_of = None
         super().restore(state)
+        if self._draws is not None:
+            self._draws.set_state(state.get("drawn", {}))
+            self._drawn = state.get("drawn", {})
 
     def _numbers(self, epoch: int) -> Iterable[int]:
         if self.steps is None:
@@ -270,6 +300,9 @@ class PyDatasetFeed(IterableFeed):
         return range(self.steps) if order is None else map(int, order)
 
     def _ready(self, batch: Any) -> Batch:
+        if self._draws is not None:
+            batch, drawn = batch
+            self._drawn_ahead.append(drawn)
         batch = (batch,) if hasattr(batch, "__array__") else batch
         if self._class_weight is not None and isinstance(batch, (tuple, list)):
             batch = weigh_batch(batch, self._class_weight)
@@ -309,6 +342,14 @@ def _workers(dataset: keras.utils.PyDataset) -> concurrent.futures.Executor:
             dataset.workers, initializer=_hold, initargs=(dataset,)
         )
     return DaemonThreads(max(1, dataset.workers))
+
+
+def _with_draws(draws: Draws, fetch: Callable[[int], Any], number: int) -> tuple[Any, dict]:
+    """Returns a batch, and the states of the generators that it has drawn from."""
+    before = draws.state()
+    batch = fetch(number)
+    after = draws.state()
+    return batch, {path: after[path] for path in after if not is_same(after[path], before[path])}
 
 
 _held: list[keras.utils.PyDataset] = []  # in a worker process: the data set it serves

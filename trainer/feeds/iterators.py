@@ -11,6 +11,7 @@ import tensorflow as tf
 _FAIL_IF_STATEFUL = 2
 # What counts the passes of a shuffle, with the path of its iterator in front.
 _COUNTED = re.compile(rb"(Iterator::[^@]*)@@epoch_num_random_samples")
+_FAILED = re.compile(rb"error_message|status_msg")  # names of what is there where reading failed
 
 
 class Content(NamedTuple):
@@ -20,10 +21,12 @@ class Content(NamedTuple):
         data: bytes that cannot be written on.
         counted: the shuffles that it tells the number of passes of, which are those that have an
             iterator at that moment.
+        has_failed: whether it may hold an error, met in reading ahead, in place of a batch.
     """
 
     data: np.ndarray
     counted: frozenset[bytes]
+    has_failed: bool
 
 
 def content_of(iterator: Any) -> Content | None:
@@ -38,7 +41,8 @@ def content_of(iterator: Any) -> Content | None:
     except tf.errors.FailedPreconditionError:
         return None
     data = tf.io.serialize_tensor(content).numpy()
-    return Content(np.frombuffer(data, np.uint8), frozenset(_COUNTED.findall(data)))
+    counted = frozenset(_COUNTED.findall(data))
+    return Content(np.frombuffer(data, np.uint8), counted, _FAILED.search(data) is not None)
 
 
 def set_content(iterator: Any, data: np.ndarray) -> None:
