@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 # Each place in a compiled function that has one of these draws its own numbers.
-_DRAWS = frozenset(
+DRAWS = frozenset(
     {
         *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
         *("ParameterizedTruncatedNormal", "RandomShuffle", "RandomCrop", "Multinomial"),
@@ -34,6 +34,6 @@ class Operations(NamedTuple):
         functions = (function.node_def for function in graph.library.function)
         kinds = {node.op for nodes in (graph.node, *functions) for node in nodes}
         return Operations(
-            self.draws or not _DRAWS.isdisjoint(kinds),
+            self.draws or not DRAWS.isdisjoint(kinds),
             self.checks or not _CHECKS.isdisjoint(kinds),
         )

@@ -26,6 +26,7 @@ from trainer.collecting import (
 from trainer.feeds import Batch, Feed, Source
 from trainer.operations import Operations
 from trainer.pace import Pace
+from trainer.random_operations import RandomOperations
 from trainer.replicas import Replicas
 from trainer.step_context import StepContext
 from trainer.step_means import StepMeans
@@ -49,6 +50,7 @@ class Program:
         explain: given an error of the step and the batch or its spec, adds to it what a user needs.
         context: what the step depends on besides its batch.
         knows_batches: whether the step is traced for the shapes of batches, not those of the data.
+        random: what `tf.random` draws in the step.
 
     Attributes:
         pace: how many steps a call may have to be a short one.
@@ -71,6 +73,7 @@ class Program:
         explain: Callable[[Exception, Any], None],
         context: StepContext,
         knows_batches: bool = False,
+        random: RandomOperations | None = None,
     ):
         @_graph_as_written
         def explained_step(batch: Batch) -> Any:
@@ -99,6 +102,7 @@ class Program:
         self.returns_results = results is not None
         self._last = LastOutputs(replicas.merged) if results is None else LastResults(results)
         self._xla_works = self._xla_gave_up = False
+        self._random = random or RandomOperations()
         self.done = 0
         with tf.init_scope():
             # Counts all steps, and so tells how far a call came that an error or Ctrl-C ended.
@@ -154,6 +158,23 @@ class Program:
     def draws(self) -> bool:
         """Whether steps are called one by one, for what they draw to be what `model.fit` draws."""
         return self.operations.draws and not self._jit_compile
+
+    def _draw_from_states(self) -> None:
+        """Lets the step draw from states that can be saved, once it is known to draw."""
+        if self._draws_from_states or not self.operations.draws:
+            return
+        if not self._random.are_kept:
+            self._random.are_missing = True
+            return
+        if self._jit_compile or not self._replicas.is_single:
+            self._random.warn()
+            return
+        self._draws_from_states, self._random.are_missing = True, False
+        self._step = self._random.with_states(self._step)
+        self._steps_by_rows = {
+            rows: self._random.with_states(step) for rows, step in self._steps_by_rows.items()
+        }
+        self._traces.clear()
 
     def _know_step(self, feed: Feed, under_xla: bool) -> None:
         """Traces the step before its first group, for what operations it has."""
@@ -237,16 +258,19 @@ class Program:
     @property
     def variables(self) -> list[tf.Variable]:
         """The variables that the traced steps read, those that belong to no layer, too."""
-        traced = (variable for trace in self._traces.values() for variable in trace.variables)
-        found = {id(variable): variable for variable in traced}
-        for variable in (*self._replicas.own_variables, *self._context.own_variables):
+        traces = (*self._random.traces, *self._traces.values())
+        found = {id(variable): variable for trace in traces for variable in _variables_of(trace)}
+        own = (*self._replicas.own_variables, *self._context.own_variables)
+        for variable in (*own, *self._random.variables):
             found.pop(id(variable), None)
         return list(found.values())
 
     def _prepare(self) -> None:
         """Drops all traces where the step is another one by now."""
         if self._context.prepare():
+            self._random.begin_again()
             self._compile(self._jit_compile)
+        self._draw_from_states()
 
     def _compile(self, jit_compile: bool) -> None:
         self._jit_compile = jit_compile
@@ -259,14 +283,16 @@ class Program:
         self._alone = 0
         self.gathers = False
         self.operations = Operations()
+        self._draws_from_states = False
         self._step = self._compiled_step()
 
     def _compiled_step(self) -> Callable:
         if self._run_eagerly:
             return self._replicated_step
-        return tf.function(
+        step = tf.function(
             self._replicated_step, jit_compile=self._jit_compile, reduce_retracing=True
         )
+        return self._random.with_states(step) if self._draws_from_states else step
 
     def _step_for(self, batch_spec: Any) -> Callable:
         """Returns the compiled step for batches of `batch_spec`.
@@ -465,8 +491,21 @@ class Program:
             if tf.executing_eagerly() and self._context.has_new_variables():
                 # Now, as what `tf.random` draws begins again with another trace.
                 self._compile(self._jit_compile)
-                return self._trace(batch_spec)
-        return self._traces[key]
+            self._draw_from_states()
+        return self._traces[key] if key in self._traces else self._trace(batch_spec)
+
+
+def _variables_of(trace: tf.types.experimental.ConcreteFunction) -> list[tf.Variable]:
+    """Returns the variables that a trace reads, in the order in which it does."""
+    # Not `captured_inputs`, which tells what a call is given, and so counts as one for collectives.
+    order = {id(tensor): number for number, (tensor, _) in enumerate(trace.graph.captures)}
+    local = tf.distribute.get_strategy().experimental_local_results
+
+    def place(variable: tf.Variable) -> tuple[int, str]:
+        handles = (getattr(one, "handle", None) for one in local(variable))
+        return min(order.get(id(handle), len(order)) for handle in handles), variable.name
+
+    return sorted(trace.variables, key=place)
 
 
 class PredictProgram(Program):

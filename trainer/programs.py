@@ -20,6 +20,7 @@ from trainer.feeds import Feed, rows_at_hand
 from trainer.networks import Networks, build_optimizers, missing_optimizer, trained_networks
 from trainer.program import PredictProgram, Program
 from trainer.progress import ProgressInSteps
+from trainer.random_operations import RandomOperations
 from trainer.replicas import Kept, Replicas, ReplicasWithLogs, ReplicasWithRows, SeveralReplicas
 from trainer.step_context import StepContext, has_means
 from trainer.step_means import StepMeans
@@ -36,6 +37,9 @@ class Programs:
         jit_compile: what the user asked for, until the model is compiled again; `None` stands for
             what it was compiled with.
         progress: how far training has come, for steps to read.
+
+    Attributes:
+        random_operations: what `tf.random` draws in the steps of training and evaluation, by mode.
     """
 
     def __init__(
@@ -43,6 +47,10 @@ class Programs:
     ):
         self._algorithm = algorithm
         self._progress = progress
+        self.random_operations: dict[Mode, RandomOperations] = {
+            "train": RandomOperations(),
+            "test": RandomOperations(),
+        }
         self._asked = (compile_mark(algorithm.model), jit_compile)
         self._programs: dict[Mode, tuple[tuple, Program]] = {}
         self._built_for: tuple = ()
@@ -172,6 +180,8 @@ class Programs:
         checks.compiles_no_steps(model, mode)
         made_by = (compile_mark(model), choice.steps)
         if mode not in self._programs or self._programs[mode][0] != made_by:
+            if mode in self._programs and mode in self.random_operations:
+                self.random_operations[mode].begin_again()
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),
@@ -187,6 +197,7 @@ class Programs:
                     self._means[mode],
                 ),
                 knows_batches=self._knows_batches(mode),
+                random=self.random_operations.get(mode),
             )
             self._programs[mode] = (made_by, program)
         return self._programs[mode][1]

@@ -61,7 +61,12 @@ class Replicas:
 
     Args:
         strategy: the strategy.
+
+    Attributes:
+        is_single: whether there is one replica.
     """
+
+    is_single = True
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
@@ -118,6 +123,8 @@ class SeveralReplicas(Replicas):
         strategy: the strategy.
         kept: what steps change.
     """
+
+    is_single = False
 
     def __init__(self, strategy: tf.distribute.Strategy, kept: Kept):
         super().__init__(strategy)
