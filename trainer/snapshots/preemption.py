@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -47,13 +48,19 @@ class Preemption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._take)
+        process = os.getpid()
+
+        def take(number: int, frame: Any) -> None:
+            if os.getpid() == process:
+                self.reason = SIGTERM
+            else:  # a process that was forked meanwhile, which has nothing to end early
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, take)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
             if self.reason == SIGTERM and callable(before):
                 signal.raise_signal(signal.SIGTERM)
-
-    def _take(self, number: int, frame: Any) -> None:
-        self.reason = SIGTERM
