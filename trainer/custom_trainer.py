@@ -7,7 +7,6 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import keras
@@ -35,8 +34,10 @@ from trainer.public import public
 from trainer.seeds import checked_seed, seed_of_random_state
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
+from trainer.snapshots.facts import checked
 from trainer.snapshots.files import Contents, DamagedSnapshotError
 from trainer.snapshots.guarding import guarded
+from trainer.snapshots.paths import AnyPath, path_of, shown
 from trainer.snapshots.plain import decoded
 from trainer.snapshots.session import Fits, Session, session_of
 from trainer.snapshots.state import TrainingState
@@ -543,12 +544,12 @@ class CustomTrainer(Algorithm):
             OSError: it cannot be written.
         """
         if self._session is not None:
-            self._session.save(Path(path))
+            self._session.save(path_of(path))
             return
         with self._telling_of_lost_peers():
             contents = self._state().taken()
         if self.is_chief:
-            files.write(Path(path), contents)
+            files.write(path_of(path), contents)
 
     @public
     def restore_snapshot(self, path: str | os.PathLike) -> None:
@@ -563,7 +564,7 @@ class CustomTrainer(Algorithm):
             ValueError: there is no snapshot, or it is damaged, or of another model or optimizer;
                 nothing was changed.
         """
-        contents = _read(Path(path), "save_snapshot or Snapshots")
+        contents = _read(path_of(path), "save_snapshot or Snapshots")
         self._state().put_back_at_rest(contents)
         self._restored = contents if "training" in contents.facts else None
 
@@ -582,9 +583,9 @@ class CustomTrainer(Algorithm):
         Raises:
             ValueError: the record is damaged, or of another model or optimizer.
         """
-        contents = _read(Path(path), "NaNGuard")
+        contents = _read(path_of(path), "NaNGuard")
         if "batch" not in contents.facts:
-            raise ValueError(f"{path} has no batch: give a folder that NaNGuard wrote.")
+            raise ValueError(f"{shown(path)} has no batch: give a folder that NaNGuard wrote.")
         state = self._state()
         state.put_back_at_rest(contents)
         self.reset_metrics()
@@ -606,7 +607,7 @@ class CustomTrainer(Algorithm):
         return "\n".join(filter(None, lines)) or "Nothing has run yet."
 
     def _state(self) -> AlgorithmState:
-        return AlgorithmState(self, self._progress)
+        return AlgorithmState(self, self._progress, random=self._programs.random_operations)
 
     @contextlib.contextmanager
     def _session_of(
@@ -614,7 +615,8 @@ class CustomTrainer(Algorithm):
     ) -> Iterator[Session]:
         """Opens the session of a `fit`, for snapshots by hand and by callbacks."""
         before = self._session
-        state = TrainingState(self, run, validation, self._progress)
+        random = self._programs.random_operations
+        state = TrainingState(self, run, validation, self._progress, random)
         callbacks = run.hooks.callbacks
         try:
             with session_of(
@@ -788,10 +790,10 @@ def _evaluated(
     return dict(logs.items())
 
 
-def _read(path: Path, writer: str) -> Contents:
+def _read(path: AnyPath, writer: str) -> Contents:
     """Returns what is in the folder `path`, that `writer` wrote."""
     path = files.existing(path, writer)
     try:
-        return files.read(path)
+        return checked(files.read(path))
     except DamagedSnapshotError as error:
-        raise DamagedSnapshotError(f"The snapshot {path} is damaged: {error}.") from error
+        raise DamagedSnapshotError(f"The snapshot {shown(path)} is damaged: {error}.") from error

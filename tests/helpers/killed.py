@@ -165,12 +165,17 @@ def moments(draws: random.Random, steps: int, count: int) -> list[Moment]:
     return sorted(drawn)
 
 
+def is_saving(directory: Path) -> bool:
+    """Returns whether a snapshot has been begun, and has no manifest yet."""
+    return any(not (path / "manifest").exists() for path in directory.glob("snapshot-*"))
+
+
 def kill(trainer: CustomTrainer, directory: Path, validates: Validates, moment: Moment) -> None:
     """Kills this process at `moment`."""
     goes_on = {
         "a step": lambda: True,
         "a validation": lambda: validates.now,
-        "saving": lambda: any(directory.glob("snapshots/.unfinished*")),
+        "saving": lambda: is_saving(directory / "snapshots"),
     }
     while trainer.step < moment.step or not goes_on[moment.at]():
         time.sleep(0.0005)

@@ -77,7 +77,8 @@ def undisturbed(epochs: int = EPOCHS) -> dict[str, Any]:
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """Returns the names in a folder, but for the lock that a training holds."""
+    return sorted(path.name for path in directory.iterdir() if path.name != ".lock")
 
 
 def latest_in(directory: Path) -> Path:

@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from tests.helpers.comparisons import assert_same
+from tests.helpers.hostile import manifest_of, write_manifest
 from tests.helpers.tables import each
 from tests.helpers.trainings import (
     ARRAYS,
@@ -21,7 +22,6 @@ from tests.helpers.trainings import (
     trainer,
     undisturbed,
 )
-from tests.snapshots.test_files import rewrite_manifest
 from trainer.callbacks import Snapshots
 
 pytestmark = pytest.mark.xdist_group("broken off")
@@ -92,9 +92,9 @@ def test_what_was_refused_goes_on_once_it_is_as_it_was(copy):
 
 
 def test_what_a_later_version_wrote_is_refused_and_kept(copy):
-    rewrite_manifest(latest_in(copy), format=2)
+    write_manifest(latest_in(copy), manifest_of(latest_in(copy)) | {"format": 3})
     names, begins = names_in(copy), Begins()
-    with pytest.raises(ValueError, match=f"{latest_in(copy)} has format 2"):
+    with pytest.raises(ValueError, match=f"{latest_in(copy)} has format 3"):
         fit(trainer(), begins, Snapshots(copy))
     assert begins.begun == []
     assert names_in(copy) == names

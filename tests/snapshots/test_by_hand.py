@@ -24,7 +24,7 @@ from tests.helpers.trainings import (
     trainer,
     undisturbed,
 )
-from tests.snapshots.test_files import flip
+from tests.snapshots.test_files import arrays_of, flip
 
 
 def test_a_trainer_is_saved_and_restored(tmp_path):
@@ -41,12 +41,12 @@ def test_a_trainer_is_saved_and_restored(tmp_path):
 
 
 def damaged(path: Path) -> Path:
-    flip(path / "arrays.npz", random.Random(1))
+    flip(arrays_of(path), random.Random(1))
     return path
 
 
 NOT_RESTORABLE = {
-    "damaged": (trainer, damaged, "arrays.npz is not what was written"),
+    "damaged": (trainer, damaged, "npz is not what was written"),
     "not there": (trainer, lambda path: path.with_name("nowhere"), "no folder .*nowhere: give one"),
     "the folder of several": (
         trainer,

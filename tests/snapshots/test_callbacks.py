@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,66 @@ def test_a_callback_of_a_network_is_known_by_it():
     assert [one.callback.rate for one in swapped] == [0.5, 7.0]
 
 
-def test_a_log_that_was_lost_begins_anew(tmp_path):
-    takes = Takes(0)
+LOST = {
+    "all": (lambda path: path.unlink(), "It is begun anew", ["epoch", "2", "3"]),
+    "its end": (
+        lambda path: path.write_bytes(path.read_bytes()[:-3]),
+        "These lines stay",
+        ["epoch", "0", "2", "3"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("lose", "outcome", "rows"), **each(LOST))
+def test_a_log_that_has_lost_lines_is_told_of_and_keeps_the_others(tmp_path, lose, outcome, rows):
+    takes = Takes(1)
     path: Path = tmp_path / "log.csv"
-    run(takes.follow([keras.callbacks.CSVLogger(path)]), range(1))
-    path.unlink()
+    run(takes.follow([keras.callbacks.CSVLogger(path)]), range(2))
+    lose(path)
     log = keras.callbacks.CSVLogger(path)
-    run(PutsBack(takes).follow([log]), range(1, 3))
-    assert [line.split(",")[0] for line in path.read_text().split()] == ["epoch", "1", "2"]
+    with pytest.warns(UserWarning, match=f"The log {path} had .*{outcome}"):
+        run(PutsBack(takes).follow([log]), range(2, 4))
+    assert [line.split(",")[0] for line in path.read_text().split()] == rows
     assert log.append is False
+
+
+class InAFolder(Callback):
+    """Derives a path from its setting, and has a string that training changes."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.folder = folder
+        self._path = f"{folder}/file"
+        self.phase = "warmup"
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.phase = "main"
+
+
+def test_settings_that_are_strings_and_paths_made_of_them_are_those_of_the_process():
+    takes = Takes(0)
+    run(takes.follow([InAFolder("old")]), range(1))
+    new = InAFolder("new")
+    CallbackStates([new]).put_back(takes.states, takes.arrays)
+    assert (new.folder, new._path, new.phase) == ("new", "new/file", "main")
+
+
+CRAFTED = {
+    "a setting": ("folder", "victim"),
+    "a path made of one": ("_path", "victim/file"),
+    "a method": ("on_epoch_end", 3),
+    "the class": ("__class__", 3),
+    "a property": ("model", 3),
+}
+
+
+@pytest.mark.parametrize(("attribute", "value"), **each(CRAFTED))
+def test_a_crafted_snapshot_sets_no_setting_no_path_and_nothing_of_the_class(attribute, value):
+    callback = InAFolder("mine")
+    before = dict(vars(callback))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CallbackStates([callback]).put_back({"InAFolder 1": {attribute: value}}, {})
+    assert vars(callback) == before
+    is_told = any(f"InAFolder keeps {attribute}" in str(one.message) for one in caught)
+    assert is_told == isinstance(value, str)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import random
@@ -19,8 +18,9 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays_of
+from hypothesis.extra import numpy as drawn
 
+from tests.helpers.hostile import manifest_of, write_manifest
 from tests.helpers.processes import Process
 from tests.helpers.tables import each
 from tests.helpers.trainings import wait_until
@@ -55,7 +55,7 @@ def snapshot(tmp_path: Path) -> Path:
 
 
 def assert_is_whole(path: Path) -> None:
-    facts, arrays = files.read(path)
+    facts, arrays, _ = files.read(path)
     assert facts == FACTS
     assert list(arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
@@ -65,15 +65,24 @@ def assert_is_whole(path: Path) -> None:
 
 def test_what_was_written_is_read(snapshot):
     assert_is_whole(snapshot)
-    assert sorted(path.name for path in snapshot.iterdir()) == ["arrays.npz", "manifest"]
+    assert sorted(path.name for path in snapshot.iterdir()) == [
+        arrays_of(snapshot).name,
+        "manifest",
+    ]
+
+
+def arrays_of(snapshot: Path) -> Path:
+    """Returns the file of a snapshot's arrays."""
+    (path,) = snapshot.glob("arrays-*.npz")
+    return path
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(data=st.data())
 def test_arrays_of_any_shape_and_dtype_come_back_bit_for_bit(tmp_path, data):
     def one(dtype):
-        shape = data.draw(arrays_of.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
-        return data.draw(arrays_of.arrays(dtype, shape))
+        shape = data.draw(drawn.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+        return data.draw(drawn.arrays(dtype, shape))
 
     arrays = {f"a/{dtype}": one(dtype) for dtype in DTYPES}
     for dtype in SMALL_DTYPES:
@@ -88,7 +97,7 @@ def test_arrays_of_any_shape_and_dtype_come_back_bit_for_bit(tmp_path, data):
 
 def test_nothing_at_all_can_be_written_and_read(tmp_path):
     files.write(tmp_path / "snapshot", Contents({}, {}))
-    assert files.read(tmp_path / "snapshot") == ({}, {})
+    assert files.read(tmp_path / "snapshot") == Contents({}, {})
 
 
 # Damage
@@ -110,9 +119,10 @@ def flip(path: Path, draws: random.Random) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["manifest", "arrays.npz"])
-def test_damage_is_told_by_the_name_of_the_file(tmp_path, snapshot, name, damage):
-    draws = random.Random(f"{name} {damage}")
+@pytest.mark.parametrize("file", ["manifest", "arrays"])
+def test_damage_is_told_by_the_name_of_the_file(tmp_path, snapshot, file, damage):
+    draws = random.Random(f"{file} {damage}")
+    name = "manifest" if file == "manifest" else arrays_of(snapshot).name
     for _ in range(10):
         copy = tmp_path / "damaged"
         shutil.copytree(snapshot, copy)
@@ -123,8 +133,8 @@ def test_damage_is_told_by_the_name_of_the_file(tmp_path, snapshot, name, damage
 
 
 def test_a_later_format_is_told_and_no_damage(snapshot):
-    rewrite_manifest(snapshot, format=2)
-    with pytest.raises(ValueError, match="has format 2, .* reads 1: go on with") as told:
+    rewrite_manifest(snapshot, format=3)
+    with pytest.raises(ValueError, match="has format 3, .* reads 2: go on with") as told:
         files.read(snapshot)
     assert not isinstance(told.value, DamagedSnapshotError)
 
@@ -136,9 +146,9 @@ def test_pickled_objects_are_refused_and_run_nothing(tmp_path, snapshot):
         def __reduce__(self):
             return Path.touch, (witness,)
 
-    np.savez(snapshot / "arrays.npz", **{"0": np.array([Runs()]), "1": np.zeros(())})
-    rewrite_manifest(snapshot, files={"arrays.npz": sha256(snapshot / "arrays.npz")})
-    with pytest.raises(DamagedSnapshotError, match=r"arrays\.npz is not arrays alone"):
+    np.savez(arrays_of(snapshot), **{"0": np.array([Runs()]), "1": np.zeros(())})
+    rewrite_checksum(snapshot)
+    with pytest.raises(DamagedSnapshotError, match=r"arrays-.*\.npz is not arrays alone"):
         files.read(snapshot)
     assert not witness.exists()
     pickle.loads(pickle.dumps(Runs()))  # what it would have done
@@ -147,9 +157,9 @@ def test_pickled_objects_are_refused_and_run_nothing(tmp_path, snapshot):
 
 def test_arrays_that_are_no_archive_are_refused(snapshot):
     for data in (b"", b"PK\x03\x04 and no more", pickle.dumps([1]), saved(np.zeros(2))):
-        (snapshot / "arrays.npz").write_bytes(data)
-        rewrite_manifest(snapshot, files={"arrays.npz": sha256(snapshot / "arrays.npz")})
-        with pytest.raises(DamagedSnapshotError, match=r"arrays\.npz is not arrays alone"):
+        arrays_of(snapshot).write_bytes(data)
+        rewrite_checksum(snapshot)
+        with pytest.raises(DamagedSnapshotError, match=r"arrays-.*\.npz is not arrays alone"):
             files.read(snapshot)
 
 
@@ -159,16 +169,15 @@ def saved(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def rewrite_checksum(snapshot: Path) -> None:
+    """Lets the manifest hold for the file of arrays that is there."""
+    data = arrays_of(snapshot).read_bytes()
+    rewrite_manifest(snapshot, checksum=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 def rewrite_manifest(snapshot: Path, **changes) -> None:
     """Changes entries of the manifest, with a checksum that holds."""
-    path = snapshot / "manifest"
-    content = json.loads(path.read_text("utf-8").split("\n")[1])
-    text = json.dumps({**content, **changes})
-    path.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n", "utf-8")
+    write_manifest(snapshot, manifest_of(snapshot) | changes)
 
 
 # One beside the other
@@ -220,15 +229,15 @@ def write_snapshots(directory: Path) -> None:
 
 
 def unfinished_files(directory: Path) -> list[str] | None:
-    """Returns the files of the snapshot that is being written, if one is."""
-    folders = list(directory.glob(".unfinished-*"))
-    return sorted(path.name for path in folders[0].iterdir()) if folders else None
+    """Returns the kinds of files of the snapshot that is being written, if one is."""
+    folders = [f for f in directory.glob("snapshot-*") if not (f / "manifest").exists()]
+    return sorted(path.name.partition("-")[0] for path in folders[0].iterdir()) if folders else None
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before the arrays": lambda directory: unfinished_files(directory) == [],
-    "in the arrays": lambda directory: unfinished_files(directory) == ["arrays.npz"],
-    "in the manifest": lambda directory: unfinished_files(directory) == ["arrays.npz", "manifest"],
+    "in the arrays": lambda directory: unfinished_files(directory) == ["arrays"],
+    "in the manifest": lambda directory: unfinished_files(directory) == ["arrays", "next"],
     "before pruning": lambda directory: len(files.found_in(directory)) > 2,
 }
 
@@ -244,10 +253,10 @@ def test_a_process_killed_while_writing_leaves_whole_snapshots(tmp_path, is_mome
         process.kill()
         process.wait()
     latest = files.found_in(tmp_path)[0]
-    facts, arrays = files.read(latest)
+    facts, arrays, _ = files.read(latest)
     assert latest.name == files.name_of(facts["step"], 0)
     assert (arrays["a"] == facts["step"]).all()
-    files.check_writable(tmp_path)
+    files.remove_unfinished(tmp_path)
     assert {path.name[:9] for path in tmp_path.iterdir()} == {"snapshot-"}
 
 

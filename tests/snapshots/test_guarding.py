@@ -235,6 +235,21 @@ def test_steps_can_be_left_out(tmp_path, given, epochs):
     ]
 
 
+def test_a_gradient_that_an_optimizer_only_adds_up_is_left_out_at_its_step(tmp_path):
+    def adding_up():
+        optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+        return trainer(rooted, optimizer=optimizer)
+
+    def fit(made, x, y, *callbacks):
+        made.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
+        return state_of(made)
+
+    rows = np.delete(np.arange(ROWS), np.s_[BAD * BATCH : (BAD + 1) * BATCH])
+    with pytest.warns(UserWarning, match=rf"Step {BAD}, .* a gradient spoils .*accumulator"):
+        found = fit(adding_up(), FLAT, Y, NaNGuard(tmp_path, skips=1))
+    assert_same(found, fit(adding_up(), FLAT[rows], Y[rows]))
+
+
 @pytest.mark.exhaustive
 def test_how_many_were_left_out_is_known_after_a_restart(tmp_path):
     twice = SPOILED.copy()

@@ -22,7 +22,7 @@ def check(scenario: str, directory: Path, kills: int) -> None:
     for moment in killed.moments(random.Random(f"{scenario} 1"), steps, kills):
         ended = Process(killed.train, scenario, disturbed, True, moment).wait()
         assert ended.code == -9, ended.printed
-        in_saving += any(disturbed.glob("snapshots/.unfinished*"))
+        in_saving += killed.is_saving(disturbed / "snapshots")
         printed += ended.printed
     printed += run(killed.train, scenario, disturbed, True)
     assert in_saving

@@ -70,6 +70,29 @@ def test_another_pipeline_is_refused(tmp_path, other):
     assert_same(fit(made, Snapshots(tmp_path), x=usual()), fit(trainer(), x=usual()))
 
 
+@pytest.mark.parametrize("ahead", [{}, {"num_parallel_calls": 4}], ids=["in turn", "at once"])
+def test_what_could_not_be_read_is_read_again_after_a_restart(tmp_path, ahead):
+    def lines() -> tf.data.Dataset:
+        names = tf.data.Dataset.from_tensor_slices([str(tmp_path / f"{n}") for n in range(ROWS)])
+
+        def read(name):
+            row = tf.ensure_shape(tf.io.parse_tensor(tf.io.read_file(name), tf.float32), [4])
+            return row, tf.cast(row[0] > 0, tf.int32)
+
+        return names.map(read, **ahead).batch(BATCH)
+
+    for number, row in enumerate(X):
+        (tmp_path / f"{number}").write_bytes(tf.io.serialize_tensor(row).numpy())
+    expected = fit(trainer(), x=lines())
+    (tmp_path / "30").rename(tmp_path / "away")
+    saving = Snapshots(tmp_path / "snapshots", every_steps=1)
+    with pytest.raises(tf.errors.NotFoundError):
+        fit(trainer(), saving, Waits(saving), Slow(0.05), x=lines())
+    (tmp_path / "away").rename(tmp_path / "30")
+    assert files.step_of(latest_in(tmp_path / "snapshots")) > 0
+    assert_same(fit(trainer(), Snapshots(tmp_path / "snapshots"), x=lines()), expected)
+
+
 def test_a_pipeline_that_now_calls_python_is_refused(tmp_path):
     break_off(trainer(), tmp_path, 12, x=rows().map(as_they_are).batch(BATCH))
     made = trainer()

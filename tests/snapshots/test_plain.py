@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
+import random
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -25,8 +28,20 @@ VALUES = st.recursive(
         | st.lists(parts).map(tuple)
         | st.dictionaries(KEYS | st.tuples(KEYS), parts)
         | st.sets(KEYS)
+        | st.frozensets(KEYS)
+        | st.lists(parts).map(collections.deque)
+        | st.lists(parts, max_size=3).map(lambda some: collections.deque(some, maxlen=5))
+        | st.dictionaries(KEYS, parts).map(collections.OrderedDict)
+        | st.dictionaries(KEYS, st.integers()).map(collections.Counter)
+        | st.dictionaries(KEYS, parts).map(lambda some: collections.defaultdict(list, some))
+        | st.tuples(parts, parts).map(lambda pair: Pair(*pair))
     ),
 )
+
+
+class Pair(NamedTuple):
+    one: Any
+    two: Any
 
 
 def there_and_back(value):
@@ -42,13 +57,17 @@ def assert_alike(found, value):
         assert found.tobytes() == value.tobytes()
     elif isinstance(value, dict):
         assert_alike(list(found.items()), list(value.items()))
-    elif isinstance(value, (list, tuple)):
+        if isinstance(value, collections.defaultdict):
+            assert found.default_factory is value.default_factory
+    elif isinstance(value, (list, tuple, collections.deque)):
+        if isinstance(value, collections.deque):
+            assert found.maxlen == value.maxlen
         assert len(found) == len(value)
         for part, expected in zip(found, value, strict=True):
             assert_alike(part, expected)
     else:
-        assert repr(found) == repr(value) if not isinstance(value, set) else True
-        if isinstance(value, set):
+        assert repr(found) == repr(value) if not isinstance(value, (set, frozenset)) else True
+        if isinstance(value, (set, frozenset)):
             assert sorted(map(repr, found)) == sorted(map(repr, value))
 
 
@@ -75,6 +94,39 @@ def test_arrays_are_copied():
     assert list(arrays) == ["value/0"]
 
 
+GENERATORS = {
+    "numpy": lambda: np.random.default_rng(3),
+    "a Mersenne twister": lambda: np.random.Generator(np.random.MT19937(3)),
+    "of old": lambda: np.random.RandomState(3),
+    "python": lambda: random.Random(3),
+}
+
+
+@pytest.mark.parametrize("make", **each(GENERATORS))
+def test_a_generator_comes_back_where_it_was(make):
+    generator = make()
+    generator.random()
+    found = there_and_back(generator)
+    assert type(found) is type(generator)
+    assert [found.random() for _ in range(3)] == [generator.random() for _ in range(3)]
+
+
+CRAFTED = {
+    "no named tuple": ("subprocess", "Popen", ("true",)),
+    "a module that is not imported": ("this", "s", ()),
+    "other fields": (__name__, "Pair", (1, 2, 3)),
+    "a function": ("os", "system", ("true",)),
+}
+
+
+@pytest.mark.parametrize("what", CRAFTED.values(), ids=CRAFTED)
+def test_a_named_tuple_is_of_a_class_that_is_there_and_is_one(what):
+    arrays = {}
+    code = {"named tuple": encoded(what, arrays, "value")}
+    with pytest.raises(ValueError, match="there is no class"):
+        decoded(code, arrays)
+
+
 class OwnList(list):
     """A list that may do anything."""
 
@@ -87,6 +139,7 @@ REFUSED = {
     "a variable": keras.Variable(1.0),
     "an array of objects": np.array([object()]),
     "a list of one's own": OwnList(),
+    "a default of one's own": collections.defaultdict(lambda: 1),
     "inside a dict": {"a": (1, [len])},
     "as a key": {len: 1},
 }

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests.helpers.comparisons import assert_same
 from tests.helpers.data import ReorderedBatches, labels, numbers
 from tests.helpers.models import mlp, seeded
+from tests.helpers.processes import run
 from tests.helpers.tables import each, names_of
 from tests.helpers.ways import doubled_in_python, with_noise
 from trainer import CustomTrainer
@@ -55,6 +56,31 @@ def of_grain():
     return {"x": rows.shuffle(seed=1).repeat(5).batch(BATCH), "steps_per_epoch": 7}
 
 
+class Augments(ReorderedBatches):
+    """Batches with noise of a generator of its own, and of NumPy's."""
+
+    def __init__(self):
+        super().__init__((X, Y), BATCH)
+        self.draws = np.random.default_rng(4)
+        np.random.seed(4)
+
+    def __getitem__(self, number):
+        x, y = super().__getitem__(number)
+        noise = self.draws.normal(size=x.shape) + np.random.normal(size=x.shape)
+        return x + np.float32(0.1 * noise), y
+
+
+def two_loaders() -> dict[str, Any]:
+    """Returns loaders that each draw from torch's own generator, in turn."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(3)
+    rows = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    return {
+        name: torch.utils.data.DataLoader(rows, batch_size=BATCH, shuffle=True)
+        for name in ("x", "validation_data")
+    }
+
+
 DATA = {
     "arrays": lambda: {"x": X, "y": Y, "batch_size": BATCH},
     "arrays in chunks": lambda: {"x": X, "y": Y, "batch_size": BATCH},
@@ -67,6 +93,8 @@ DATA = {
     "tf.data that draws": lambda: {"x": pipeline().batch(BATCH).map(with_noise)},
     "a generator": lambda: {"x": batches(), "steps_per_epoch": 7},
     "a torch DataLoader": loaded,
+    "PyDataset that draws": lambda: {"x": Augments()},
+    "two loaders of torch that draw in turn": two_loaders,
     "grain": of_grain,
 }
 CHUNKED = ["arrays in chunks"]
@@ -108,6 +136,7 @@ class Saves(keras.callbacks.Callback):
 
 
 def fit(made: CustomTrainer, data: dict[str, Any], *more: keras.callbacks.Callback, **how: Any):
+    data = {"validation_data": (X[:20], Y[:20]), **data, **how}
     history = made.fit(
         **data,
         epochs=EPOCHS,
@@ -117,7 +146,6 @@ def fit(made: CustomTrainer, data: dict[str, Any], *more: keras.callbacks.Callba
             keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=0.1),
             *more,
         ],
-        **({"validation_data": (X[:20], Y[:20])} | how),
     )
     return history.history, values(training_variables(made)), (made.step, made.epoch)
 
@@ -144,6 +172,66 @@ def check_from_some_steps(directory: Path, name: str, some: slice) -> None:
         made.restore_snapshot(path)
         assert_same(fit(made, DATA[name]()), expected, at=f"from {path.name}")
     assert np.isfinite(expected[0]["val_loss"]).all()
+
+
+# Models that hold what training changes
+
+
+class Pair(keras.Model):
+    """Two networks of the same shapes, their optimizers given to `compile`; without `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = mlp(outputs=1), mlp(outputs=1)
+
+    def compile(self, optimizers):
+        super().compile(jit_compile=False)
+        self.own_optimizers = optimizers
+
+    def train_step(self, data):
+        x, _ = data
+        for number, (part, optimizer) in enumerate(self.own_optimizers.items()):
+            network = getattr(self, part)
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(network(x) - number))
+            optimizer.apply(
+                tape.gradient(loss, network.trainable_weights), network.trainable_weights
+            )
+        return {"loss": loss}
+
+
+def pair() -> CustomTrainer:
+    model = seeded(Pair)
+    model.compile({"one": keras.optimizers.Adam(0.01), "two": keras.optimizers.Adam(0.02)})
+    return CustomTrainer(model, seed=5)
+
+
+def fit_pair(made: CustomTrainer, *callbacks: keras.callbacks.Callback) -> dict[str, np.ndarray]:
+    made.fit(X, Y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=list(callbacks))
+    return values(training_variables(made))
+
+
+def save_pair_in_mid_training(directory: Path) -> None:
+    fit_pair(pair(), Saves(directory))
+
+
+def test_optimizers_that_a_model_holds_go_on_in_another_process(tmp_path):
+    run(save_pair_in_mid_training, tmp_path)
+    expected = fit_pair(pair())
+    assert sum("model.own_optimizers.one/" in name for name in expected) > 8
+    for number in (3, 10):
+        made = pair()
+        made.restore_snapshot(tmp_path / str(number))
+        assert_same(fit_pair(made), expected)
+
+
+def test_optimizers_that_a_model_holds_are_restored_by_hand(tmp_path):
+    made = pair()
+    fit_pair(made)
+    made.save_snapshot(tmp_path / "saved")
+    expected = fit_pair(made)
+    made.restore_snapshot(tmp_path / "saved")
+    assert_same(fit_pair(made), expected)
 
 
 VALIDATION = {

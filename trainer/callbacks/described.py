@@ -8,6 +8,8 @@ import reprlib
 
 import keras
 
+from trainer.snapshots.paths import shown
+
 
 class DescribedCallback(keras.callbacks.Callback):
     """A callback whose `repr` is the call that makes it, arguments at their defaults left out.
@@ -16,11 +18,11 @@ class DescribedCallback(keras.callbacks.Callback):
     """
 
     def __repr__(self) -> str:
-        shown = []
+        told = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = vars(self).get(name, parameter.default)
-            value = os.fspath(value) if isinstance(value, os.PathLike) else value
+            value = shown(value) if isinstance(value, os.PathLike) else value
             if repr(value) != repr(parameter.default):
                 is_first = parameter.default is parameter.empty
-                shown.append(reprlib.repr(value) if is_first else f"{name}={reprlib.repr(value)}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+                told.append(reprlib.repr(value) if is_first else f"{name}={reprlib.repr(value)}")
+        return f"{type(self).__name__}({', '.join(told)})"

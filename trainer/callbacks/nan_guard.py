@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from numbers import Integral
-from pathlib import Path
 
 from trainer.callbacks.described import DescribedCallback
+from trainer.snapshots.paths import path_of
 
 
 class NaNGuard(DescribedCallback):
@@ -41,7 +41,7 @@ class NaNGuard(DescribedCallback):
         super().__init__()
         if not (isinstance(skips, Integral) and skips >= 0):
             raise ValueError(f"skips is {skips!r}: expected a number of 0 or more.")
-        self.directory = Path(directory)
+        self.directory = path_of(directory)
         self.skips = skips
         self.skipped = 0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.callbacks.described import DescribedCallback
+from trainer.snapshots.paths import path_of
 
 
 class Session(Protocol):
@@ -82,7 +82,7 @@ class Snapshots(DescribedCallback):
         for name, value in (("every_seconds", every_seconds), ("max_seconds", max_seconds)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value!r}: expected a number above 0.")
-        self.directory = Path(directory)
+        self.directory = path_of(directory)
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.keep = keep

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import tensorflow as tf
 from trainer.algorithm import Algorithm
 from trainer.networks import Networks, build_optimizers, trained_networks
 from trainer.progress import Progress
+from trainer.random_operations import RandomOperations
 from trainer.snapshots.files import Contents
 from trainer.snapshots.variables import (
+    OF_OPTIMIZER,
     differences,
     in_parts,
     parts,
@@ -23,6 +26,7 @@ from trainer.snapshots.variables import (
 
 _OF_VARIABLES = "variables/"
 _OF_REPLICAS = "variables of replicas/"  # those that each of them has a value of its own of
+_OF_RANDOM = "random operations/"
 _MADE_BY_STEPS = ("metrics/", "step/")
 
 
@@ -33,6 +37,7 @@ class AlgorithmState:
         algorithm: the algorithm.
         progress: how far its training came.
         of_steps: returns the variables that its compiled steps read.
+        random: what its steps draw by `tf.random`, by mode.
     """
 
     def __init__(
@@ -40,10 +45,12 @@ class AlgorithmState:
         algorithm: Algorithm,
         progress: Progress,
         of_steps: Callable[[], Iterable[tf.Variable]] = tuple,
+        random: Mapping[str, RandomOperations] = MappingProxyType({}),
     ):
         self._algorithm = algorithm
         self._progress = progress
         self._of_steps = of_steps
+        self._random = random
 
     def taken(self) -> Contents:
         """Returns the state; what training changes later does not change it."""
@@ -54,6 +61,7 @@ class AlgorithmState:
         variables = self.variables()
         of_replicas = parts(variables, self._algorithm)
         found = {_OF_VARIABLES: values(variables), _OF_REPLICAS: of_replicas}
+        found |= {f"{_OF_RANDOM}{mode}/": draws.state() for mode, draws in self._random.items()}
         arrays = {kind + name: a for kind, named in found.items() for name, a in named.items()}
         return Contents(facts, arrays)
 
@@ -77,27 +85,36 @@ class AlgorithmState:
         Raises:
             ValueError: `contents` are of another model or optimizer; nothing was changed.
         """
-        for network, _ in trained_networks(self._algorithm.model):
-            if not network.built:
-                raise ValueError(
-                    f"The model {network.name} is not built, so it has no variables to restore "
-                    "yet: begin it with keras.Input(shape), or call model.build(shape) first."
-                )
-        build_optimizers(self._algorithm.model)
         there = _under(_OF_VARIABLES, contents)
+        self._make_variables(there)
         variables = self.variables()
         both = {
             name
             for name in there.keys() | variables.keys()
-            if not name.startswith(_MADE_BY_STEPS) or (name in there and name in variables)
+            if not _may_be_missing(name, contents) or (name in there and name in variables)
         }
         variables = {name: variables[name] for name in variables if name in both}
         refuse(differences(variables, {name: there[name] for name in there if name in both}))
         self._put_back(variables, contents)
 
+    def _make_variables(self, there: dict[str, np.ndarray]) -> None:
+        """Makes the variables of optimizers that have values in `there`."""
+        missing = there.keys() - self.variables().keys()
+        networks = [network for network, _ in trained_networks(self._algorithm.model)]
+        for network in networks:
+            if not network.built and any(name.startswith("model/") for name in missing):
+                raise ValueError(
+                    f"The model {network.name} is not built, so it has no variables to restore "
+                    "yet: begin it with keras.Input(shape), or call model.build(shape) first."
+                )
+        if any(name.startswith(OF_OPTIMIZER) for name in missing):
+            build_optimizers(self._algorithm.model)
+
     def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
         arrays, of_replicas = _under(_OF_VARIABLES, contents), _under(_OF_REPLICAS, contents)
         put_back(variables, arrays, of_replicas, self._algorithm)
+        for mode, draws in self._random.items():
+            draws.restore(_under(f"{_OF_RANDOM}{mode}/", contents))
         facts = contents.facts
         self._progress.step = facts["progress"]["step"]
         self._progress.epoch = facts["progress"]["epoch"]
@@ -108,6 +125,16 @@ class AlgorithmState:
     def variables(self) -> dict[str, Any]:
         """Returns the variables by name, those that exist by now."""
         return training_variables(self._algorithm, self._of_steps())
+
+
+def _may_be_missing(name: str, contents: Contents) -> bool:
+    """Returns whether a variable need not be there before a step is taken.
+
+    Such are those of optimizers that a model or a trainer holds. They are made by the first step of
+    a training that goes on, which then restores them.
+    """
+    is_held = not name.startswith(("model/", OF_OPTIMIZER)) and "training" in contents.facts
+    return is_held or name.startswith(_MADE_BY_STEPS)
 
 
 def refuse(lines: list[str]) -> None:

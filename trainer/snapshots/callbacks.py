@@ -6,6 +6,7 @@ import collections
 import contextlib
 import inspect
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trainer.callbacks.for_network import ForNetwork, unwrapped
 from trainer.snapshots.plain import NotPlainError, decoded, encoded
 
 Callback = keras.callbacks.Callback
+_PLAIN_OF_CLASSES = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
 _GIVEN_BY_KERAS = {"_model", "params"}
 _TURNED_BY_KERAS = {"min_delta"}  # its sign, together with `monitor_op`, which is no plain value
 
@@ -26,9 +28,13 @@ class CallbackStates:
     """The states of callbacks, to be made before training begins.
 
     A callback with the methods `get_state()` and `set_state(state)` says itself what its state is:
-    numbers, strings, arrays, and lists and dicts of such. Of others it is their attributes of these
-    kinds. An attribute named like an argument of the constructor is taken for a setting that a new
-    process may change, unless training changed it.
+    numbers, strings, arrays, random generators, and containers of such. Of others it is their
+    attributes of these kinds. An attribute named like an argument of the constructor, and a string,
+    is taken for a setting that a new process may change, unless training changed it.
+
+    A snapshot may be from a stranger. It sets no attribute that is a string and named like an
+    argument, nor one that such a string is part of, as a path in a folder; and nothing that a class
+    defines, but for plain values.
 
     Args:
         callbacks: the callbacks, as training finds them.
@@ -37,7 +43,9 @@ class CallbackStates:
     def __init__(self, callbacks: Iterable[Callback]):
         self._named = dict(_named(callbacks))
         self._append: dict[Callback, bool] = {}  # what logs with a file cut back are set to
-        self._settings = {name: _settings_of(one, name) for name, one in self._named.items()}
+        self._begun = {
+            name: dict(_plain_attributes(one, name)) for name, one in self._named.items()
+        }
 
     def taken(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         """Returns the states as what JSON can hold, and adds their arrays to `arrays`."""
@@ -72,8 +80,7 @@ class CallbackStates:
             elif hasattr(callback, "set_state"):
                 callback.set_state(decoded(state, arrays))
             else:
-                for attribute, code in state.items():
-                    setattr(callback, attribute, decoded(code, arrays))
+                _set_attributes(callback, {k: decoded(v, arrays) for k, v in state.items()})
 
     def _pairs(self, states: dict[str, Any]) -> Iterator[tuple[Callback, Any]]:
         for name, callback in self._named.items():
@@ -82,8 +89,11 @@ class CallbackStates:
 
     def _attributes(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         state = {}
-        for attribute, plain in _plain_attributes(self._named[name], name):
-            if self._settings[name].get(attribute) != plain:
+        callback, begun = self._named[name], self._begun[name]
+        arguments = _arguments_of(callback)
+        for attribute, plain in _plain_attributes(callback, name):
+            is_setting = attribute in arguments or isinstance(plain.code, str)
+            if not is_setting or begun.get(attribute) != plain:
                 state[attribute] = plain.code
                 arrays.update(plain.arrays)
         return state
@@ -125,18 +135,49 @@ def _named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
         yield f"{name} {counts[name]}", unwrapped(callback)
 
 
-def _settings_of(callback: Callback, name: str) -> dict[str, _Plain]:
-    """Returns the attributes that are named like an argument of the constructor."""
-    arguments = inspect.signature(type(callback).__init__).parameters
-    found = dict(_plain_attributes(callback, name))
-    return {attribute: plain for attribute, plain in found.items() if attribute in arguments}
+def _arguments_of(callback: Callback) -> set[str]:
+    return set(inspect.signature(type(callback).__init__).parameters)
+
+
+def _set_attributes(callback: Callback, values: dict[str, Any]) -> None:
+    kept = []
+    for attribute, value in values.items():
+        here = vars(callback).get(attribute)
+        if not _may_be_set(callback, attribute):
+            kept += [attribute] if isinstance(here, str) and here != value else []
+        elif isinstance(value, np.random.Generator) and isinstance(here, np.random.Generator):
+            here.bit_generator.state = value.bit_generator.state  # others may have it, too
+        else:
+            setattr(callback, attribute, value)
+    if kept:
+        warnings.warn(
+            f"{type(callback).__name__} keeps {', '.join(kept)}, though the snapshot has other "
+            "values: strings that are arguments of a callback, and what is made of them, are what "
+            "this process says. A callback with get_state and set_state restores them itself.",
+            stacklevel=2,
+        )
+
+
+def _may_be_set(callback: Callback, attribute: str) -> bool:
+    """Returns whether an attribute may be what a snapshot says."""
+    if not attribute.isidentifier() or attribute.startswith("__"):
+        return False
+    defined = inspect.getattr_static(type(callback), attribute, None)
+    here = vars(callback).get(attribute)
+    if type(defined) not in _PLAIN_OF_CLASSES or not isinstance(here, str | None):
+        return type(defined) in _PLAIN_OF_CLASSES and not isinstance(here, os.PathLike)
+    if here is None:
+        return True
+    settings = [vars(callback).get(name) for name in _arguments_of(callback)]
+    texts = [text for text in settings if isinstance(text, str) and text]
+    return not any(text in here for text in texts)
 
 
 def _plain_attributes(callback: Callback, name: str) -> Iterator[tuple[str, _Plain]]:
     left_out = _GIVEN_BY_KERAS | (_TURNED_BY_KERAS if hasattr(callback, "monitor_op") else set())
     for attribute, value in vars(callback).items():
         if attribute not in left_out:
-            with contextlib.suppress(NotPlainError):
+            with contextlib.suppress(NotPlainError, RecursionError):
                 yield attribute, _Plain(value, f"{name}/{attribute}")
 
 
@@ -146,8 +187,16 @@ def _of_log(callback: keras.callbacks.CSVLogger) -> dict[str, Any]:
 
 
 def _was_cut_back(path: Path, size: int) -> bool:
-    """Cuts a file back to `size` bytes, returns whether it had them."""
-    if not path.exists() or path.stat().st_size < size:
-        return False
-    os.truncate(path, size)
-    return True
+    """Cuts a log back to `size` bytes, or to the lines that it has; returns whether it has any."""
+    there = path.stat().st_size if path.exists() else 0
+    if there < size:
+        there = path.read_bytes().rfind(b"\n") + 1 if there else 0
+        outcome = "These lines stay" if there else "It is begun anew"
+        warnings.warn(
+            f"The log {path} had {size} bytes when the snapshot was taken, and has whole lines of "
+            f"{there} bytes now. {outcome}; the lines between these and the next ones are lost.",
+            stacklevel=2,
+        )
+    if there:
+        os.truncate(path, min(there, size))
+    return there > 0

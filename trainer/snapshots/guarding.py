@@ -6,9 +6,9 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,13 +19,14 @@ from trainer.collecting import Ran
 from trainer.feeds import Batch, Feed
 from trainer.groups import Run
 from trainer.hooks import python_logs
-from trainer.networks import build_optimizers
+from trainer.networks import build_optimizers, single_optimizers, trained_networks
 from trainer.program import Program, Until
 from trainer.progress import Progress
 from trainer.snapshots import files
 from trainer.snapshots.algorithm import AlgorithmState
 from trainer.snapshots.diagnosing import diagnosis, is_finite
 from trainer.snapshots.files import Contents
+from trainer.snapshots.paths import AnyPath, shown
 from trainer.snapshots.plain import encoded
 from trainer.snapshots.variables import on_this_process
 
@@ -37,7 +38,7 @@ class NonFiniteError(ArithmeticError):
         path: the folder that has the state before it and its batch, for `trainer.replay`.
     """
 
-    def __init__(self, message: str, path: Path):
+    def __init__(self, message: str, path: AnyPath):
         super().__init__(message)
         self.path = path
 
@@ -134,8 +135,7 @@ class GuardedProgram:
     def _fails(self, outputs: dict[str, Any]) -> tf.Tensor:
         """Returns whether a step with these logs failed, a bool scalar."""
         losses = [outputs[key] for key in _losses(outputs)]
-        weights = self._algorithm.model.trainable_variables
-        numbers = [*losses, *(tf.convert_to_tensor(weight) for weight in weights)]
+        numbers = [*losses, *map(tf.convert_to_tensor, _updated(self._algorithm.model))]
         floats = [number for number in numbers if number.dtype.is_floating]
         finite = [tf.reduce_all(tf.math.is_finite(number)) for number in floats]
         return ~tf.reduce_all(tf.stack(finite)) if finite else tf.constant(False)
@@ -153,8 +153,8 @@ class GuardedProgram:
         """Returns what is not finite after a step with these logs: losses, or else weights."""
         logs = python_logs(outputs)
         losses = [f"{key} is {logs[key]}" for key in _losses(logs) if not np.isfinite(logs[key])]
-        weights = self._algorithm.model.trainable_variables
-        names = [v.path for v in weights if not is_finite(tf.convert_to_tensor(v))]
+        variables = _updated(self._algorithm.model)
+        names = [v.path for v in variables if not is_finite(tf.convert_to_tensor(v))]
         return ", ".join(losses) or f"a gradient spoils {', '.join(names)}"
 
     def _record(self, batch: Batch, told: str) -> None:
@@ -170,7 +170,7 @@ class GuardedProgram:
         step = self._progress.step + self.done
         path = self._guard.directory / f"step-{step}"
         before = self._read()
-        facts, arrays = self._state.taken()
+        facts, arrays, _ = self._state.taken()
         facts["progress"]["step"] = step
         if self._algorithm.is_chief:
             batch_code = encoded(batch, arrays, "batch")
@@ -180,14 +180,22 @@ class GuardedProgram:
         of_each = self._algorithm.peers.text_of_each(json.dumps(lines))
         lines = max(map(json.loads, of_each), key=len)
         self._put_back(before)
+        place = shown(path)
         message = (
             f"Step {step}, counted from 0, is not finite: {'; '.join([told, *lines])}. The state "
-            f"before it and its batch are in {path}: trainer.replay({str(path)!r}) runs it again."
+            f"before it and its batch are in {place}: trainer.replay({place!r}) runs it again."
         )
         if self._guard.skipped >= self._guard.skips:
             raise NonFiniteError(message, path)
         self._guard.skipped += 1
         warnings.warn(f"{message} It is left out.", stacklevel=2)
+
+
+def _updated(model: keras.Model) -> list[keras.Variable]:
+    """Returns what takes up the gradients of a step: weights, or an optimizer's sums of them."""
+    optimizers = (one for _, outer in trained_networks(model) for one in single_optimizers(outer))
+    summing = (one for one in optimizers if one.gradient_accumulation_steps)
+    return [*model.trainable_variables, *(v for one in summing for v in one.variables)]
 
 
 def _losses(logs: dict[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 
@@ -17,7 +16,10 @@ from trainer.loop import Place
 from trainer.peers import Peers
 from trainer.progress import Progress
 from trainer.snapshots import files
+from trainer.snapshots.facts import checked
 from trainer.snapshots.files import Contents, DamagedSnapshotError
+from trainer.snapshots.lock import locked
+from trainer.snapshots.paths import AnyPath, shown
 from trainer.snapshots.preemption import SIGTERM, PreemptedError, Preemption
 from trainer.snapshots.state import TrainingState
 from trainer.snapshots.writer import Writer
@@ -54,9 +56,9 @@ class Session:
         self._state = state
         self._place = self.resumed and self.resumed.place
         self._peers = peers
-        self._wanted: list[Path] = []
+        self._wanted: list[AnyPath] = []
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Lets a snapshot be written as soon as all hooks of the batch or the epoch were called."""
         self._wanted.append(path)
 
@@ -173,9 +175,9 @@ class KeptSession(Session):
         latest = next(iter(files.found_in(self._callback.directory)), None)
         saved = self._held and latest and latest.name == self._held[0]
         return f"Training ends early, as {self.preemption.reason}; " + (
-            f"its snapshot is in {self._callback.directory}."
+            f"its snapshot is in {shown(self._callback.directory)}."
             if saved
-            else f"the latest snapshot is {latest or 'none at all'}."
+            else f"the latest snapshot is {shown(latest) if latest else 'none at all'}."
         )
 
     def _end(self) -> None:
@@ -199,7 +201,7 @@ class KeptSession(Session):
 
     def _taken(self) -> tuple[str, Contents]:
         self._step, self._time = self._progress.step, time.monotonic()
-        facts, arrays = self._state.taken(self._place)
+        facts, arrays, _ = self._state.taken(self._place)
         name = files.name_of(self._progress.step, self._progress.epoch)
         return name, Contents({**facts, "fit": self._fit}, arrays)
 
@@ -236,29 +238,40 @@ def session_of(
         check(restored)
         yield session
     else:
-        if peers.is_chief:
-            files.check_writable(callback.directory)
-        state.check_repeatable()
-        path = None
-        if not restored:
-            path, restored = _latest(callback.directory, fits)
-        writer = Writer(callback.directory, callback.keep)
-        session = KeptSession(
-            *(state, restored, peers),
-            progress=progress,
-            callback=callback,
-            writer=writer,
-            fit=fits.finished,
-        )
-        check(restored)
-        if path and peers.is_chief:
-            _tell_of_going_on(path, session.resumed.place)
-        with _ended_early(session, callback, peers.is_chief), contextlib.closing(writer):
-            yield session
+        with _prepared(callback.directory, peers.is_chief):
+            state.check_repeatable()
+            path = None
+            if not restored:
+                path, restored = _latest(callback.directory, fits)
+            writer = Writer(callback.directory, callback.keep)
+            session = KeptSession(
+                *(state, restored, peers),
+                progress=progress,
+                callback=callback,
+                writer=writer,
+                fit=fits.finished,
+            )
+            check(restored)
+            if path and peers.is_chief:
+                _tell_of_going_on(path, session.resumed.place)
+            with _ended_early(session, callback, peers.is_chief), contextlib.closing(writer):
+                yield session
         if callback.preempted:
             return
     fits.finished += 1
     fits.step = progress.step
+
+
+@contextlib.contextmanager
+def _prepared(directory: AnyPath, is_chief: bool) -> Iterator[None]:
+    """Lets the chief alone write to the folder of the snapshots, and begins with whole ones."""
+    if not is_chief:
+        yield
+        return
+    files.check_writable(directory)
+    with locked(directory):
+        files.remove_unfinished(directory)
+        yield
 
 
 @contextlib.contextmanager
@@ -287,34 +300,36 @@ def _one_of(callbacks: Iterable[keras.callbacks.Callback]) -> Snapshots | None:
     return found[0] if found else None
 
 
-def _latest(directory: Path, fits: Fits) -> tuple[Path | None, Contents | None]:
+def _latest(directory: AnyPath, fits: Fits) -> tuple[AnyPath | None, Contents | None]:
     """Returns the latest snapshot that verifies, of a training that did not end in this process."""
     for path in files.found_in(directory):
         if files.step_of(path) <= fits.step:
             break
         try:
-            contents = files.read(path)
+            contents = checked(files.read(path))
         except DamagedSnapshotError as error:
-            warnings.warn(f"The snapshot {path} is damaged and passed over: {error}.", stacklevel=2)
+            message = f"The snapshot {shown(path)} is damaged and passed over: {error}."
+            warnings.warn(message, stacklevel=2)
             continue
         _check_is_of_this_fit(path, contents, fits)
         return path, contents
     return None, None
 
 
-def _tell_of_going_on(path: Path, place: Place) -> None:
+def _tell_of_going_on(path: AnyPath, place: Place) -> None:
     print(
-        f"Training goes on from {path}: {place.epoch} epochs, and {place.step} steps of the next "
-        "one, are done.",
+        f"Training goes on from {shown(path)}: {place.epoch} epochs, and {place.step} steps of "
+        "the next one, are done.",
         flush=True,
     )
 
 
-def _check_is_of_this_fit(path: Path, contents: Contents, fits: Fits) -> None:
-    fit = contents.facts["fit"]
+def _check_is_of_this_fit(path: AnyPath, contents: Contents, fits: Fits) -> None:
+    fit = contents.facts.get("fit", fits.finished)  # one that was saved by hand has none
     if fit != fits.finished:
+        name = shown(path)
         raise ValueError(
-            f"The snapshot {path} was taken in call {fit + 1} of fit of its process, and this is "
+            f"The snapshot {name} was taken in call {fit + 1} of fit of its process, and this is "
             f"call {fits.finished + 1}: give each call a directory of its own, or go on with that "
-            f"one by trainer.restore_snapshot({str(path)!r}) before fit."
+            f"one by trainer.restore_snapshot({name!r}) before fit."
         )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from trainer.algorithm import Algorithm
-from trainer.feeds import Feed
+from trainer.feeds import Feed, restore_together
 from trainer.groups import Run
+from trainer.held import Draws, is_same, shared_among
 from trainer.loop import Place, Resumed
 from trainer.progress import Progress
+from trainer.random_operations import RandomOperations
 from trainer.snapshots.algorithm import AlgorithmState, refuse
 from trainer.snapshots.callbacks import CallbackStates
+from trainer.snapshots.facts import checked_feed
 from trainer.snapshots.files import Contents
-from trainer.snapshots.plain import decoded, encoded
+from trainer.snapshots.plain import decoded, encoded, refusing_crafted
 
 
 class TrainingState:
@@ -27,14 +31,26 @@ class TrainingState:
         run: the training.
         validation: the evaluation after an epoch, if there is one.
         progress: how far training came.
+        random: what steps draw by `tf.random`, by mode.
     """
 
-    def __init__(self, algorithm: Algorithm, run: Run, validation: Run | None, progress: Progress):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        run: Run,
+        validation: Run | None,
+        progress: Progress,
+        random: Mapping[str, RandomOperations],
+    ):
         self._run = run
         self._model = algorithm.model
         self._tells = algorithm.is_chief
         self._step = algorithm.train_step
-        self._algorithm = AlgorithmState(algorithm, progress, lambda: run.program.variables)
+        self._holder = algorithm
+        self._algorithm = AlgorithmState(
+            *(algorithm, progress, lambda: run.program.variables), random
+        )
+        self._random = random
         self._callbacks = CallbackStates(run.hooks.callbacks)
         self._feeds = {"data": run.feed}
         self._shapes = {"data": run.program.shapes}
@@ -47,15 +63,19 @@ class TrainingState:
     def check_repeatable(self) -> None:
         """Checks that another process can go on from what `taken` returns.
 
+        Steps draw from here on from states that it can have; or a warning comes before the first.
+
         Raises:
             ValueError: the batches cannot be had again; the message says why.
         """
         for feed in self._feeds.values():
             feed.check_repeatable()
+        for draws in self._random.values():
+            draws.are_kept = True
 
     def taken(self, place: Place) -> Contents:
         """Returns the state at `place`; what training changes later does not change it."""
-        facts, arrays = self._algorithm.taken()
+        facts, arrays, _ = self._algorithm.taken()
         training = {
             "epoch": place.epoch,
             "step": place.step,
@@ -67,6 +87,7 @@ class TrainingState:
             },
             "first shapes": {name: shapes.first for name, shapes in self._shapes.items()},
             "callbacks": self._callbacks.taken(arrays),
+            "generators": encoded(self._draws().state(), arrays, "generators"),
         }
         return Contents({**facts, "training": training}, arrays)
 
@@ -78,11 +99,20 @@ class TrainingState:
                 changed.
         """
         training, arrays = contents.facts["training"], contents.arrays
-        feeds = {
-            name: (feed, decoded(training["feeds"][name], arrays))
-            for name, feed in self._feeds.items()
-            if name in training["feeds"]
-        }
+        with refusing_crafted():
+            feeds = {
+                name: (feed, checked_feed(decoded(training["feeds"][name], arrays)))
+                for name, feed in self._feeds.items()
+                if name in training["feeds"]
+            }
+            if not contents.is_own:
+                feeds = {name: (f, f.without_iterators(s)) for name, (f, s) in feeds.items()}
+            generators = decoded(training["generators"], arrays)
+            self._draws().check(generators)
+            shapes = {
+                name: {key: tuple(map(tuple, value)) for key, value in first.items()}
+                for name, first in training["first shapes"].items()
+            }
         self._make_variables()
         refuse([*self._other_data(training["described"]), *self._algorithm.differences(contents)])
         for feed, state in feeds.values():
@@ -96,12 +126,30 @@ class TrainingState:
             for name, (feed, state) in feeds.items():
                 if self._tells:
                     _tell_of_running_forward(name, feed, state)
-                feed.restore(state)
-                first = training.get("first shapes", {}).get(name, {})
-                self._shapes[name].first = {k: tuple(map(tuple, v)) for k, v in first.items()}
+                self._shapes[name].first = shapes.get(name, {})
+            self._restore_data(feeds.values(), generators)
 
         logs = decoded(training["logs"], arrays)
         return Resumed(Place(training["epoch"], training["step"], logs), put_back)
+
+    def _restore_data(
+        self, feeds: Collection[tuple[Feed, dict[str, Any]]], generators: dict[str, Any]
+    ) -> None:
+        """Restores data, and random generators, which data that are fetched again may draw from."""
+        draws = self._draws()
+        shared = shared_among(generators)
+        if not any(feed.runs_forward for feed, _ in feeds):
+            draws.set_state(generators)
+            restore_together(feeds)
+            return
+        draws.set_state({path: generators[path] for path in generators.keys() - shared.keys()})
+        before = shared_among(draws.state())
+        restore_together(feeds)
+        if is_same(before, shared_among(draws.state())):  # none of the data draws from these
+            draws.set_state(shared)
+
+    def _draws(self) -> Draws:
+        return Draws(dict(vars(self._holder)))
 
     def _make_variables(self) -> None:
         feed = self._run.feed

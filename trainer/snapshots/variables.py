@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.algorithm import Algorithm
+from trainer.held import GENERATORS, held_by
 from trainer.networks import trained_networks
 
-_OF_OPTIMIZER = "optimizer"
+OF_OPTIMIZER = "optimizer"
 Variable = Any  # keras.Variable or tf.Variable
 
 
@@ -122,7 +123,7 @@ def in_parts(variables: dict[str, Variable]) -> dict[str, Variable]:
 
 def _is_of_layer(name: str, variable: tf.Variable) -> bool:
     """Returns whether it is a layer that assigns `variable`, and no optimizer."""
-    return not variable.trainable and not name.startswith(_OF_OPTIMIZER)
+    return not variable.trainable and not name.startswith(OF_OPTIMIZER)
 
 
 def _local_parts(variable: Variable, algorithm: Algorithm) -> tuple[tf.Variable, ...]:
@@ -152,21 +153,14 @@ def _owned(algorithm: Algorithm) -> Iterator[tuple[str, list[Variable]]]:
     yield "model", model.variables
     names = iter(getattr(model, "optimizers", ()))  # of the networks, where there are several
     for _, optimizer in trained_networks(model):
-        yield f"{_OF_OPTIMIZER} {next(names, '')}".rstrip(), optimizer.variables
+        yield f"{OF_OPTIMIZER} {next(names, '')}".rstrip(), optimizer.variables
     for metric in algorithm.metrics:
         yield "metrics", metric.variables
+    seen = {id(algorithm)}
     for name, value in vars(algorithm).items():
-        for part in keras.tree.flatten(value):
-            yield name, list(_in(part))
-
-
-def _in(value: Any) -> Iterator[Variable]:
-    if isinstance(value, (keras.Variable, tf.Variable)):
-        yield value
-    elif isinstance(value, keras.random.SeedGenerator):
-        yield value.state
-    elif isinstance(value, (keras.Layer, keras.Optimizer, keras.metrics.Metric)):
-        yield from value.variables
+        for path, variable in held_by(value, name, seen):
+            if not isinstance(variable, GENERATORS):
+                yield path, [variable]
 
 
 def _of_tensorflow(variable: Variable) -> tf.Variable:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainer.snapshots import files
 from trainer.snapshots.files import Contents
+from trainer.snapshots.paths import AnyPath, shown
 
 _SHARE = 200  # times as long as a snapshot took goes by until the next one is written
 _LONGEST_PAUSE = 5.0  # seconds; large snapshots take the disk's time more than the processor's
@@ -27,7 +28,7 @@ class Writer:
         keep: how many of them to keep.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: AnyPath, keep: int):
         self._directory = directory
         self._keep = keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -95,16 +96,21 @@ class Writer:
             raise failure
 
 
-def _told(error: OSError, path: Path, contents: Contents) -> str:
+def _told(error: OSError, path: AnyPath, contents: Contents) -> str:
     needed = sum(array.nbytes for array in contents.arrays.values())
-    there = next(folder for folder in path.parents if folder.exists())
-    free = shutil.disk_usage(there).free
     latest = next(iter(files.found_in(path.parent)), None)
     return (
-        f"The snapshot {path} could not be written: {error.strerror}. It needs {_size(needed)}, "
-        f"and {_size(free)} are free. Training goes on; the latest snapshot is "
+        f"The snapshot {shown(path)} could not be written: {error.strerror}. It needs "
+        f"{_size(needed)}{_told_of_space(path)}. Training goes on; the latest snapshot is "
         f"{latest.name if latest else 'none at all'}."
     )
+
+
+def _told_of_space(path: AnyPath) -> str:
+    if not isinstance(path, Path):
+        return ""
+    there = next(folder for folder in path.parents if folder.exists())
+    return f", and {_size(shutil.disk_usage(there).free)} are free"
 
 
 def _size(count: int) -> str:
