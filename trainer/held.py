@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+_WITHOUT = (str, int, float, type(None), np.ndarray, types.FunctionType, type)
 _VARIABLES = (keras.Variable, tf.Variable)
 _WITH_VARIABLES = (keras.Optimizer, keras.metrics.Metric, tf.Module)
 _LIBRARIES = {
@@ -31,14 +33,14 @@ def held_by(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         path: the path to it.
         seen: the ids of objects that are passed over; those that were seen are added.
     """
-    if id(owner) in seen:
+    if isinstance(owner, _WITHOUT) or id(owner) in seen:
         return
     seen.add(id(owner))
     if isinstance(owner, (*_VARIABLES, *GENERATORS)):
         yield path, owner
     elif isinstance(owner, (keras.random.SeedGenerator, tf.random.Generator)):
         yield path, owner.state
-    elif isinstance(owner, Mapping):
+    elif isinstance(owner, (dict, Mapping)):
         for key, part in list(owner.items()):
             yield from held_by(part, f"{path}.{key}", seen)
     elif isinstance(owner, (list, tuple)):

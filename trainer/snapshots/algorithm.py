@@ -86,8 +86,7 @@ class AlgorithmState:
             ValueError: `contents` are of another model or optimizer; nothing was changed.
         """
         there = _under(_OF_VARIABLES, contents)
-        self._make_variables(there)
-        variables = self.variables()
+        variables = self._made_for(there)
         both = {
             name
             for name in there.keys() | variables.keys()
@@ -97,9 +96,10 @@ class AlgorithmState:
         refuse(differences(variables, {name: there[name] for name in there if name in both}))
         self._put_back(variables, contents)
 
-    def _make_variables(self, there: dict[str, np.ndarray]) -> None:
-        """Makes the variables of optimizers that have values in `there`."""
-        missing = there.keys() - self.variables().keys()
+    def _made_for(self, there: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the variables, those of optimizers that have values in `there` made for it."""
+        variables = self.variables()
+        missing = there.keys() - variables.keys()
         networks = [network for network, _ in trained_networks(self._algorithm.model)]
         for network in networks:
             if not network.built and any(name.startswith("model/") for name in missing):
@@ -109,6 +109,8 @@ class AlgorithmState:
                 )
         if any(name.startswith(OF_OPTIMIZER) for name in missing):
             build_optimizers(self._algorithm.model)
+            variables = self.variables()
+        return variables
 
     def _put_back(self, variables: dict[str, Any], contents: Contents) -> None:
         arrays, of_replicas = _under(_OF_VARIABLES, contents), _under(_OF_REPLICAS, contents)
