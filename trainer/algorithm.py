@@ -168,13 +168,19 @@ class Algorithm(RecordsReads):
 
         The model's, and each `keras.metrics.Metric` that is an attribute of the trainer.
         """
-        own = [value for value in vars(self).values() if isinstance(value, keras.metrics.Metric)]
-        return [*self.model.metrics, *_without(own, self.model.metrics)]
+        of_model = self.model.metrics
+        return [*of_model, *_without(self._metrics_in_attributes(), of_model)]
 
     @property
     def own_metrics(self) -> list[keras.metrics.Metric]:
         """Those of `metrics` that are not the model's."""
+        is_overridden = type(self).metrics is not Algorithm.metrics
+        if not (is_overridden or self._metrics_in_attributes()):
+            return []  # without a walk through the model's layers
         return _without(self.metrics, self.model.metrics)
+
+    def _metrics_in_attributes(self) -> list[keras.metrics.Metric]:
+        return [value for value in vars(self).values() if isinstance(value, keras.metrics.Metric)]
 
     def call_model(self, x: Any, training: bool) -> Any:
         """Returns the model's output for `x`; passes `training` where the model takes it."""
