@@ -83,3 +83,22 @@ def test_the_generators_of_numpy_and_python_are_among_them():
     first = np.random.normal(), random.random()
     draws.set_state(state)
     assert (np.random.normal(), random.random()) == first
+
+
+def test_keys_that_another_process_has_otherwise_are_no_part_of_a_path():
+    variables = [tf.Variable(1.0), tf.Variable(2.0)]
+    owner = Thing(of={id(variable): variable for variable in variables})
+    assert paths_in(owner) == ["it.of.0", "it.of.1"]
+
+
+def test_what_has_no_state_is_passed_over():
+    draws = Draws({"of_the_system": random.SystemRandom()})
+    assert set(draws.state()) == {"numpy.random", "random"}
+
+
+@pytest.mark.parametrize("position", [-1, 625, 2**30])
+def test_a_position_outside_of_a_generator_is_refused(position):
+    state = np.random.RandomState(1).get_state(legacy=False)
+    state["state"]["pos"] = position
+    with pytest.raises(ValueError, match="outside"):
+        Draws({}).check({"numpy.random": state})

@@ -6,7 +6,7 @@ import copy
 import random
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -33,19 +33,21 @@ def held_by(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         path: the path to it.
         seen: the ids of objects that are passed over; those that were seen are added.
     """
-    if isinstance(owner, _WITHOUT) or id(owner) in seen:
+    if isinstance(owner, (*_WITHOUT, random.SystemRandom)) or id(owner) in seen:
         return
     seen.add(id(owner))
     if isinstance(owner, (*_VARIABLES, *GENERATORS)):
         yield path, owner
     elif isinstance(owner, (keras.random.SeedGenerator, tf.random.Generator)):
         yield path, owner.state
-    elif isinstance(owner, (dict, Mapping)):
-        for key, part in list(owner.items()):
-            yield from held_by(part, f"{path}.{key}", seen)
+    elif isinstance(owner, dict):
+        for number, (key, part) in enumerate(list(owner.items())):
+            # Another kind of key may be another one in another process.
+            yield from held_by(part, f"{path}.{key if isinstance(key, str) else number}", seen)
     elif isinstance(owner, (list, tuple)):
         for number, part in enumerate(owner):
-            yield from held_by(part, f"{path}.{number}", seen)
+            if not isinstance(part, _WITHOUT):
+                yield from held_by(part, f"{path}.{number}", seen)
     elif isinstance(owner, (*_WITH_VARIABLES, keras.Layer)):
         for variable in owner.variables:
             yield from held_by(variable, path, seen)
@@ -100,11 +102,6 @@ class Draws:
                 _set_state(self._held[path], state)
 
 
-def shared_among(states: dict[str, Any]) -> dict[str, Any]:
-    """Returns of states of `Draws` those of NumPy's and Python's own generators."""
-    return {path: state for path, state in states.items() if path in _GLOBAL}
-
-
 def is_same(state: Any, other: Any) -> bool:
     """Returns whether two states of the same generators are equal."""
     if isinstance(state, dict):
@@ -130,6 +127,18 @@ def _set_state(generator: Any, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
+        generator.set_state(checked_bits(state))
     else:
-        generator.bit_generator.state = state
+        generator.bit_generator.state = checked_bits(state)
+
+
+def checked_bits(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns a state of a generator of NumPy's, which itself reads wherever a position points to.
+
+    Raises:
+        ValueError: a position is outside of what it points into.
+    """
+    inside = 0 <= state["state"].get("pos", 0) <= 624 and 0 <= state.get("buffer_pos", 0) <= 4
+    if not inside:
+        raise ValueError("a position is outside")
+    return state

@@ -268,7 +268,7 @@ class Program:
     def _prepare(self) -> None:
         """Drops all traces where the step is another one by now."""
         if self._context.prepare():
-            self._random.begin_again()
+            self._random.go_on_anew()
             self._compile(self._jit_compile)
         self._draw_from_states()
 

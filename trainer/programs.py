@@ -181,7 +181,7 @@ class Programs:
         made_by = (compile_mark(model), choice.steps)
         if mode not in self._programs or self._programs[mode][0] != made_by:
             if mode in self._programs and mode in self.random_operations:
-                self.random_operations[mode].begin_again()
+                self.random_operations[mode].go_on_anew()
             kind = PredictProgram if mode == "predict" else Program
             program = kind(
                 self._checked_step(mode),

@@ -77,11 +77,11 @@ class RandomOperations:
         for name in self._states.keys() & states.keys():
             self._states[name].assign(states[name])
 
-    def begin_again(self) -> None:
-        """Forgets the states of traces: the step is compiled anew."""
-        if self._states:
-            for states in (self._states, self._restored, self.traces):
-                states.clear()
+    def go_on_anew(self) -> None:
+        """Lets the traces of a step that is compiled anew go on from the states there are."""
+        self._restored |= {name: value.numpy() for name, value in self._states.items()}
+        self._states.clear()
+        self.traces.clear()
 
     def warn(self) -> None:
         """Warns once that there are operations whose states cannot be saved."""

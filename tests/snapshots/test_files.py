@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -136,6 +137,15 @@ def test_a_later_format_is_told_and_no_damage(snapshot):
     rewrite_manifest(snapshot, format=3)
     with pytest.raises(ValueError, match="has format 3, .* reads 2: go on with") as told:
         files.read(snapshot)
+    assert not isinstance(told.value, DamagedSnapshotError)
+
+
+def test_the_first_format_is_told_and_no_damage(tmp_path):
+    text = json.dumps({"format": 1, "facts": {}})
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "manifest").write_text(f"{checksum}\n{text}\n", "utf-8")
+    with pytest.raises(ValueError, match="has format 1, .* reads 2: go on with") as told:
+        files.read(tmp_path)
     assert not isinstance(told.value, DamagedSnapshotError)
 
 

@@ -58,3 +58,11 @@ def test_a_process_that_was_forked_does_not_have_the_lock(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_one_in_the_same_process_leaves_it_held(tmp_path):
+    with locked(tmp_path):
+        with locked(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.comparisons import assert_same
-from tests.helpers.data import numbers
+from tests.helpers.data import Batches, numbers
 from tests.helpers.tables import each
 from tests.helpers.trainings import (
     BATCH,
@@ -91,6 +91,29 @@ def test_what_could_not_be_read_is_read_again_after_a_restart(tmp_path, ahead):
     (tmp_path / "away").rename(tmp_path / "30")
     assert files.step_of(latest_in(tmp_path / "snapshots")) > 0
     assert_same(fit(trainer(), Snapshots(tmp_path / "snapshots"), x=lines()), expected)
+
+
+class ShuffledInHooks(Batches):
+    """Draws the order of each epoch from the generator that anybody may use, as tutorials do."""
+
+    def __init__(self):
+        super().__init__((X, Y), BATCH)
+        self.order = np.arange(ROWS)
+        np.random.seed(1)
+
+    def __getitem__(self, number):
+        rows = self.order[number * BATCH : (number + 1) * BATCH]
+        return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        np.random.shuffle(self.order)
+
+
+@pytest.mark.parametrize("at", [9, 16])
+def test_an_order_that_is_drawn_in_hooks_goes_on(tmp_path, at):
+    expected = fit(trainer(), x=ShuffledInHooks())
+    break_off(trainer(), tmp_path, at, x=ShuffledInHooks())
+    assert_same(fit(trainer(), Snapshots(tmp_path), x=ShuffledInHooks()), expected)
 
 
 def test_a_pipeline_that_now_calls_python_is_refused(tmp_path):

@@ -173,6 +173,9 @@ class Feed(abc.ABC):
             self.seek(epoch, position)
         self.exhausted = state["exhausted"]
 
+    def restore_draws(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Sets the random generators that the data draw from to where `state` has them."""
+
     def without_iterators(self, state: dict[str, Any]) -> dict[str, Any]:
         """Returns a state without what is not to be trusted where somebody else has written it."""
         return state

@@ -289,6 +289,9 @@ class PyDatasetFeed(IterableFeed):
                 self.epoch_ended()
         self.pass_of = None
         super().restore(state)
+        self.restore_draws(state)
+
+    def restore_draws(self, state: dict[str, Any]) -> None:  # noqa: D102
         if self._draws is not None:
             self._draws.set_state(state.get("drawn", {}))
             self._drawn = state.get("drawn", {})

@@ -27,6 +27,7 @@ from trainer.snapshots.variables import (
 _OF_VARIABLES = "variables/"
 _OF_REPLICAS = "variables of replicas/"  # those that each of them has a value of its own of
 _OF_RANDOM = "random operations/"
+_OF_COMPILED = (f"{OF_OPTIMIZER}/", f"{OF_OPTIMIZER} ")
 _MADE_BY_STEPS = ("metrics/", "step/")
 
 
@@ -107,7 +108,7 @@ class AlgorithmState:
                     f"The model {network.name} is not built, so it has no variables to restore "
                     "yet: begin it with keras.Input(shape), or call model.build(shape) first."
                 )
-        if any(name.startswith(OF_OPTIMIZER) for name in missing):
+        if any(name.startswith(_OF_COMPILED) for name in missing):
             build_optimizers(self._algorithm.model)
             variables = self.variables()
         return variables
@@ -135,7 +136,8 @@ def _may_be_missing(name: str, contents: Contents) -> bool:
     Such are those of optimizers that a model or a trainer holds. They are made by the first step of
     a training that goes on, which then restores them.
     """
-    is_held = not name.startswith(("model/", OF_OPTIMIZER)) and "training" in contents.facts
+    is_compiled = name.startswith(("model/", *_OF_COMPILED))
+    is_held = not is_compiled and "training" in contents.facts
     return is_held or name.startswith(_MADE_BY_STEPS)
 
 

@@ -43,9 +43,7 @@ class CallbackStates:
     def __init__(self, callbacks: Iterable[Callback]):
         self._named = dict(_named(callbacks))
         self._append: dict[Callback, bool] = {}  # what logs with a file cut back are set to
-        self._begun = {
-            name: dict(_plain_attributes(one, name)) for name, one in self._named.items()
-        }
+        self._begun = {name: _settings_of(one, name) for name, one in self._named.items()}
 
     def taken(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         """Returns the states as what JSON can hold, and adds their arrays to `arrays`."""
@@ -133,6 +131,13 @@ def _named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
             name = f"{name} of {callback.network}"
         counts[name] += 1
         yield f"{name} {counts[name]}", unwrapped(callback)
+
+
+def _settings_of(callback: Callback, name: str) -> dict[str, _Plain]:
+    """Returns the attributes that are named like an argument, or strings."""
+    arguments = _arguments_of(callback)
+    found = dict(_plain_attributes(callback, name))
+    return {k: v for k, v in found.items() if k in arguments or isinstance(v.code, str)}
 
 
 def _arguments_of(callback: Callback) -> set[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from trainer.snapshots.files import Contents, DamagedSnapshotError
 
-_LARGEST = 2**62
 _OF_ALL = {"seed": int, "progress": {"step": int, "epoch": int}}
 _OF_TRAINING = {
     **{"epoch": int, "step": int, "stop_training": bool},
@@ -59,5 +58,5 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(kind, dict):
         return _fits(value, kind)
     if kind is int:
-        return type(value) is int and 0 <= value < _LARGEST
+        return type(value) is int and value >= 0
     return isinstance(value, kind)

@@ -280,8 +280,9 @@ def _checked_text(path: AnyPath) -> tuple[str, bool]:
         raise DamagedSnapshotError(f"{path.name}: {error.strerror}") from None
     except ValueError:  # of what is no text, or not two lines
         raise _no_manifest(path) from None
-    found = hashlib.sha256(lines).hexdigest().encode()
-    if rest or len(signature) > 1 or found != checksum:
+    # Format 1 had the checksum of its JSON alone: it is to be refused as what it is.
+    sums = {hashlib.sha256(part).hexdigest().encode() for part in (lines, lines.rstrip(b"\n"))}
+    if rest or len(signature) > 1 or checksum not in sums:
         raise _no_manifest(path)
     return text, bool(signature) and is_signed(text, signature[0])
 

@@ -16,6 +16,7 @@ except ImportError:  # a system without such locks
 from trainer.snapshots.paths import AnyPath, shown
 
 _NAME = ".lock"
+_held: set[Path] = set()  # by this process
 
 
 @contextlib.contextmanager
@@ -28,16 +29,22 @@ def locked(directory: AnyPath) -> Iterator[None]:
     if fcntl is None or not isinstance(directory, Path):
         yield
         return
-    path = directory / _NAME
+    path, process = directory / _NAME, os.getpid()
+    if path in _held:  # to open and close it would end the lock
+        yield
+        return
     file = _acquired(path)
+    _held.add(path)
     try:
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(str(process))
         file.flush()
         yield
     finally:
+        _held.discard(path)
         with contextlib.suppress(OSError):
-            path.unlink()  # before it is closed, which ends the lock
+            if os.getpid() == process:  # and no fork of it
+                path.unlink()  # before it is closed, which ends the lock
         file.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.held import checked_bits
 from trainer.snapshots.files import DamagedSnapshotError
 
 _OF_CRAFTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -131,7 +132,7 @@ def _default_dict(value: collections.defaultdict, name: str) -> tuple[str | None
 
 def _generator_from(state: dict[str, Any]) -> np.random.Generator:
     bits = {kind.__name__: kind for kind in _BIT_GENERATORS}[state["bit_generator"]]()
-    bits.state = state
+    bits.state = checked_bits(state)
     return np.random.Generator(bits)
 
 
@@ -143,7 +144,7 @@ def _random_from(state: tuple) -> random.Random:
 
 def _random_state_from(state: dict[str, Any]) -> np.random.RandomState:
     made = np.random.RandomState()
-    made.set_state(state)
+    made.set_state(checked_bits(state))
     return made
 
 

@@ -15,6 +15,7 @@ import secrets
 from pathlib import Path
 
 _NAME = "snapshots.key"
+_BYTES = 32
 
 
 def signature_of(text: str) -> str:
@@ -31,15 +32,21 @@ def is_signed(text: str, signature: str) -> bool:
 def _key() -> bytes:
     """Returns the key, made if there is none; one of this process alone where it cannot be kept."""
     home = os.environ.get("KERAS_HOME") or "~/.keras"
-    path = Path(home).expanduser() / _NAME
     try:
+        path = Path(home).expanduser() / _NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return path.read_bytes()
+            return _whole(path.read_bytes())
         with open(handle, "wb") as file:
-            file.write(key := secrets.token_bytes(32))
+            file.write(key := secrets.token_bytes(_BYTES))
         return key
-    except OSError:
-        return secrets.token_bytes(32)
+    except (OSError, RuntimeError, ValueError):  # without a home, or with half a key
+        return secrets.token_bytes(_BYTES)
+
+
+def _whole(key: bytes) -> bytes:
+    if len(key) != _BYTES:
+        raise ValueError("somebody has not come to write all of it")
+    return key

@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.algorithm import Algorithm
 from trainer.feeds import Feed, restore_together
 from trainer.groups import Run
-from trainer.held import Draws, is_same, shared_among
+from trainer.held import Draws, is_same
 from trainer.loop import Place, Resumed
 from trainer.progress import Progress
 from trainer.random_operations import RandomOperations
@@ -108,6 +108,7 @@ class TrainingState:
             if not contents.is_own:
                 feeds = {name: (f, f.without_iterators(s)) for name, (f, s) in feeds.items()}
             generators = decoded(training["generators"], arrays)
+            logs = decoded(training["logs"], arrays)
             self._draws().check(generators)
             shapes = {
                 name: {key: tuple(map(tuple, value)) for key, value in first.items()}
@@ -129,7 +130,6 @@ class TrainingState:
                 self._shapes[name].first = shapes.get(name, {})
             self._restore_data(feeds.values(), generators)
 
-        logs = decoded(training["logs"], arrays)
         return Resumed(Place(training["epoch"], training["step"], logs), put_back)
 
     def _restore_data(
@@ -137,16 +137,19 @@ class TrainingState:
     ) -> None:
         """Restores data, and random generators, which data that are fetched again may draw from."""
         draws = self._draws()
-        shared = shared_among(generators)
-        if not any(feed.runs_forward for feed, _ in feeds):
-            draws.set_state(generators)
-            restore_together(feeds)
-            return
-        draws.set_state({path: generators[path] for path in generators.keys() - shared.keys()})
-        before = shared_among(draws.state())
+        before = draws.state()
         restore_together(feeds)
-        if is_same(before, shared_among(draws.state())):  # none of the data draws from these
-            draws.set_state(shared)
+        if any(feed.runs_forward for feed, _ in feeds):
+            # What data have drawn from when they were fetched again is where it was.
+            after = draws.state()
+            generators = {
+                path: state
+                for path, state in generators.items()
+                if path in after and is_same(before[path], after[path])
+            }
+        draws.set_state(generators)
+        for feed, state in feeds:
+            feed.restore_draws(state)
 
     def _draws(self) -> Draws:
         return Draws(dict(vars(self._holder)))
