@@ -98,6 +98,9 @@ class RandomOperations:
 
         @_graph_as_written
         def stateless_step(batch: Any) -> Any:
+            if any(leaf is None for leaf in tf.nest.flatten(batch)):
+                self.warn()
+                return step(batch)
             spec = tf.nest.map_structure(tf.type_spec_from_value, batch)
             with tf.init_scope():
                 trace = step.get_concrete_function(spec)

@@ -65,11 +65,14 @@ WAYS = {
     "a generator": lambda: {
         "x": ((X[row : row + BATCH], Y[row : row + BATCH]) for row in range(0, 48, BATCH))
     },
+    "batches with None": lambda: {
+        "x": ((X[row : row + BATCH], Y[row : row + BATCH], None) for row in range(0, 48, BATCH))
+    },
 }
 
 
 @pytest.mark.parametrize("draw", **each(DRAWS, ["normal", "several"]))
-@pytest.mark.parametrize("way", **each(WAYS, ["arrays", "tf.data"]))
+@pytest.mark.parametrize("way", **each(WAYS, ["arrays", "tf.data", "batches with None"]))
 def test_numbers_are_those_of_keras(draw, way, tmp_path):
     twins = Twins(lambda: compiled(noisy(draw)(), loss=LOSS, metrics=None))
     histories = []
