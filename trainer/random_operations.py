@@ -120,7 +120,9 @@ class RandomOperations:
             seeds = np.array([draw.seeds for draw in draws], np.int64)
             with tf.init_scope():
                 self._states[name] = tf.Variable(seeds, trainable=False)
-                self._states[name].assign(self._restored.get(name, seeds))
+                restored = self._restored.get(name, seeds)
+                # A step that is another one by now may have other operations.
+                self._states[name].assign(restored if restored.shape == seeds.shape else seeds)
         return self._states[name]
 
 

@@ -123,6 +123,25 @@ def test_they_go_on_by_hand(tmp_path):
     assert_same(outcome(other), outcome(made))
 
 
+class DrawsMoreLater(CustomTrainer):
+    draws = 1
+
+    def train_step(self, data):
+        x, y = data
+        noise = [tf.random.normal(tf.shape(x)) for _ in range(self.draws)]
+        return super().train_step((x + 0.1 * tf.add_n(noise), y))
+
+
+def test_a_step_may_have_other_operations_later(tmp_path):
+    class Changes(Begins):
+        def on_epoch_begin(self, epoch, logs=None):
+            made.draws = 1 + epoch
+
+    made = DrawsMoreLater(mlp(outputs=3), optimizer="sgd", loss=LOSS, jit_compile=False)
+    fit(made, Snapshots(tmp_path), Changes())
+    assert made.epoch == 3
+
+
 @tf.function
 def drawn_apart(x):
     return tf.random.normal(tf.shape(x))
